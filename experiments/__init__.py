@@ -1,0 +1,1 @@
+"""Programs: run, compare and train. The library in jaxpure/ knows nothing of them."""

@@ -1,0 +1,201 @@
+"""From a config to things that run: networks, purifier, gradient rule, attack."""
+
+import dataclasses
+import inspect
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments import config as configs
+from jaxpure import attacks, checkpoints, data, gradients, purifiers, randomness
+from jaxpure.attacks import Pgd
+from jaxpure.defense import PurifiedClassifier, noise_parts
+from jaxpure.diffusion import RULES, SCHEDULES
+
+GRADIENTS = ("exact", "bpda", "surrogate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config made into things that run.
+
+    Attributes:
+      config: where it comes from.
+      dataset: the examples.
+      defense: the plain defense, which judges.
+      seen: the same under the gradient rule, which the attack sees.
+      attack: the attack on it, under its gradient rule.
+      bare: the classifier alone, as a defense.
+      bare_attack: the same attack on that.
+    """
+
+    config: configs.RunConfig
+    dataset: data.Dataset
+    defense: PurifiedClassifier
+    seen: PurifiedClassifier
+    attack: Any
+    bare: PurifiedClassifier
+    bare_attack: Any
+
+    @property
+    def root(self) -> jax.Array:
+        return jax.random.key(self.config.seed)
+
+
+def experiment(config: configs.RunConfig) -> Experiment:
+    """Makes an experiment of a config.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: something named does not exist or fit.
+    """
+    if config.judging_keys < 2:
+        raise configs.ConfigError(
+            f"judging_keys={config.judging_keys}, expected at least 2: one that "
+            "a replaying attack is given, and one that no attack sees"
+        )
+    if config.batch_size < 1:
+        raise configs.ConfigError(f"batch_size={config.batch_size}, expected at least 1")
+    dataset = data.load(
+        config.data.name,
+        config.data.split,
+        num_examples=config.data.num_examples or None,
+        data_dir=config.data.data_dir or None,
+    )
+    classifier = _network(config.classifier, config.compute_dtype, dataset)
+    denoiser = _network(config.denoiser, config.compute_dtype, dataset)
+    try:
+        purifier = _purifier(config.purifier, denoiser)
+        policy = randomness.parse_policy(config.policy, noise_parts(purifier))
+        rule = _gradient_rule(config, denoiser)
+        seen = PurifiedClassifier(rule(purifier), classifier)
+        attack = _attack(config.attack, seen, policy)
+        identity = purifiers.Identity()
+        bare = PurifiedClassifier(identity, classifier)
+        bare_attack = _bare_attack(config.attack, bare)
+        _trace(attack, dataset)
+    except configs.ConfigError:
+        raise
+    except (ValueError, TypeError) as error:  # the library's own words name the option
+        raise configs.ConfigError(str(error)) from error
+    defense = PurifiedClassifier(purifier, classifier)
+    return Experiment(config, dataset, defense, seen, attack, bare, bare_attack)
+
+
+def _trace(attack: Any, dataset: data.Dataset) -> None:
+    """Traces one step, so that what does not fit is told before any work is done."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    x = jax.ShapeDtypeStruct(dataset.image_shape, jnp.float32)
+    label = jax.ShapeDtypeStruct((), jnp.int32)
+    jax.eval_shape(lambda a, *args: a.step(a.init(*args)), attack, key, x, label)
+
+
+def _network(name: str, compute_dtype: str, dataset: data.Dataset) -> Any:
+    network = checkpoints.load(name).replace(compute_dtype=compute_dtype)
+    expected = network.config.input_shape
+    if expected != dataset.image_shape:
+        raise configs.ConfigError(
+            f"{name} takes images of {expected}, {dataset.name} has {dataset.image_shape}; "
+            "choose the denoiser and the classifier for this data set"
+        )
+    classes = getattr(network.config, "num_classes", dataset.num_classes)
+    if classes != dataset.num_classes:
+        raise configs.ConfigError(
+            f"{name} has {classes} classes, {dataset.name} has {dataset.num_classes}"
+        )
+    return network
+
+
+def _purifier(config: configs.PurifierConfig, denoiser: Any) -> Any:
+    create = _find("purifier", config.name, purifiers.REGISTRY)
+    options = _accepted(config, create, ("step_rule", "schedule"))
+    takes = inspect.signature(create).parameters
+    if "denoiser" in takes:
+        options |= {
+            "denoiser": denoiser,
+            "schedule": configs.build("schedule", config.schedule, SCHEDULES),
+        }
+    if "step_rule" in takes:
+        options["step_rule"] = configs.build("step rule", config.step_rule, RULES)
+    return create(**options)
+
+
+def _gradient_rule(config: configs.RunConfig, denoiser: Any) -> Any:
+    """The transform of the purifier that `config.gradient` names."""
+    name, options = configs.parse_spec(config.gradient)
+    if name not in GRADIENTS:
+        raise configs.ConfigError(configs.unknown("gradient", name, GRADIENTS))
+    if name != "surrogate":
+        if options:
+            raise configs.ConfigError(f"gradient {name} takes no options, got {options}")
+        return {"exact": gradients.exact, "bpda": gradients.bpda}[name]
+    if not options:
+        raise configs.ConfigError(
+            "gradient surrogate needs to say how it differs from the purifier, for "
+            "example surrogate(t_star=20) or surrogate(step_rule=ddim(num_steps=5))"
+        )
+    cheap = dataclasses.replace(config.purifier)
+    for key, value in options.items():
+        if not hasattr(cheap, key):
+            known = [field.name for field in dataclasses.fields(cheap)]
+            raise configs.ConfigError(
+                configs.unknown("option of gradient surrogate", key, known)
+            )
+        where = f"gradient surrogate: {key}"
+        setattr(cheap, key, configs.read_as(value, getattr(cheap, key), where))
+    return partial(gradients.surrogate, cheap=_purifier(cheap, denoiser))
+
+
+def _attack(config: configs.AttackConfig, defense: Any, policy: randomness.Policy) -> Any:
+    create = _find("attack", config.name, attacks.REGISTRY)
+    units = ("eps_255", "step_size_255")
+    return create(
+        defense,
+        policy,
+        eps=config.eps_255 / 255,
+        step_size=config.step_size_255 / 255,
+        **_accepted(config, create, units),
+    )
+
+
+def _bare_attack(config: configs.AttackConfig, bare: Any) -> Pgd:
+    """PGD with the same ball and budget; nothing is random, so nothing is averaged."""
+    return Pgd.create(
+        bare,
+        randomness.PRESETS["replay"],
+        eps=config.eps_255 / 255,
+        step_size=config.step_size_255 / 255,
+        num_steps=config.num_steps,
+        norm=config.norm,
+        loss=config.loss,
+        random_start=config.random_start,
+        momentum=config.momentum,
+    )
+
+
+def _find(what: str, name: str, registry: dict[str, Any]) -> Any:
+    if name not in registry:
+        raise configs.ConfigError(configs.unknown(what, name, registry))
+    return registry[name]
+
+
+def _accepted(config: Any, create: Any, handled: tuple[str, ...]) -> dict[str, Any]:
+    """The config's fields that `create` takes; another must have kept its default."""
+    takes = inspect.signature(create).parameters
+    options = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "name" or (field.name in handled and field.name not in takes):
+            continue
+        if field.name in takes:
+            if field.name not in handled:
+                options[field.name] = value
+        elif value != field.default:
+            usable = [f.name for f in dataclasses.fields(config) if f.name in takes]
+            raise configs.ConfigError(
+                f"{config.name} has no option {field.name!r}: leave it at its default "
+                f"{field.default!r} (it is {value!r}); {config.name} takes "
+                f"{', '.join(usable) or 'none'}"
+            )
+    return options

@@ -1,0 +1,1 @@
+"""Named configurations, a file each: `get_config()` under a docstring of what it is."""

@@ -1,0 +1,139 @@
+"""What the numbers say, in words: the verdict, and how its pieces are written."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from jaxpure import randomness
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """One plain sentence: what survives, of how many, and how far to trust it."""
+    under = f"of {summary['num_examples']} {data_split(summary)} images right"
+    if ball := norm_ball(summary):
+        under += f" under {ball}"
+    kept = f"{interval(summary['robust_accuracy'])} {under}"
+    fresh = percent(summary.get("robust_accuracy_fresh"))
+    unseen = (
+        f"judged under noise the attack never saw, the same adversarial images give {fresh}"
+    )
+    match knowledge(summary):
+        case "all":
+            first = f"with the noise replayed, the purified classifier keeps {kept}"
+            clauses = [first, unseen]
+        case "some":
+            policy = f"with part of the noise known to the attack ({asked_policy(summary)})"
+            clauses = [f"{policy}, the purified classifier keeps {kept}", unseen]
+        case _:
+            clauses = [
+                f"the purified classifier keeps {kept}, judged under noise the attack "
+                "never saw",
+                "what survives once the noise is replayed, only a run with "
+                "policy=replay shows",
+            ]
+    if summary.get("robust_accuracy_undefended"):
+        bare = percent(summary["robust_accuracy_undefended"])
+        clauses.append(f"the bare classifier keeps {bare}")
+    if bad := len(summary.get("nonfinite_examples") or []):
+        clauses[0] = (
+            f"not to be trusted yet, because {count_images(bad)} gave logits that are not "
+            f"finite (counted as wrong): {clauses[0]}"
+        )
+    if masked := len(summary.get("zero_gradient_examples") or []):
+        clauses.append(
+            f"but on {count_images(masked)} the attack met a gradient identically zero "
+            "at every evaluation (masked), so what those keep is no evidence of robustness"
+        )
+    sentence = "; ".join(clauses) + "."
+    return sentence[0].upper() + sentence[1:]
+
+
+def ranges(indices: Iterable[int], most: int | None = None) -> str:
+    """Indices as text: "0-199" or "3, 7-9"; after `most` pieces, how many more."""
+    pieces: list[list[int]] = []
+    for index in sorted(int(i) for i in indices):
+        if pieces and index == pieces[-1][-1] + 1:
+            pieces[-1].append(index)
+        else:
+            pieces.append([index])
+    left = sum(map(len, pieces[most:])) if most else 0
+    texts = [
+        f"{piece[0]}-{piece[-1]}" if len(piece) > 1 else str(piece[0])
+        for piece in pieces[:most]
+    ]
+    return ", ".join(texts) + (f" and {left} more" if left else "")
+
+
+def knowledge(summary: dict[str, Any]) -> str:
+    """How much of the noise that judges it the attack has met: all, some or none."""
+    text = summary["policy"]
+    named = {piece.partition("=")[0].split("/")[-1] for piece in text.split(",")[1:]}
+    parts = (*sorted(named - set(randomness.ROLES)), "all other parts")
+    policy = randomness.parse_policy(text, parts)
+    if policy.replays_all:
+        return "all"
+    rules = [dict(rule) for rule in (policy.gradient, policy.selection, policy.judging)]
+
+    def met(part: str) -> bool:
+        *attacks, judged = (rule.get(part, rule[randomness.REST]) for rule in rules)
+        return judged != "fresh" and judged in attacks
+
+    return "some" if any(map(met, parts)) else "none"
+
+
+def asked_policy(summary: dict[str, Any]) -> str:
+    """The policy as it was asked for, which is shorter than its canonical text."""
+    return (summary.get("config") or {}).get("policy") or summary["policy"]
+
+
+def title(summary: dict[str, Any]) -> str:
+    name = summary.get("name") or "Evaluation"
+    dataset = summary.get("dataset")
+    return f"{name} on {dataset}" if dataset else str(name)
+
+
+def data_split(summary: dict[str, Any]) -> str:
+    return ((summary.get("config") or {}).get("data") or {}).get("split") or "test"
+
+
+def norm_ball(summary: dict[str, Any]) -> str:
+    """The norm ball as people say it: "L-inf 8/255", "L2 0.5"."""
+    norm, eps = summary.get("norm"), summary.get("eps")
+    if norm is None or eps is None:
+        return ""
+    return f"L-inf {255 * eps:.4g}/255" if norm == "linf" else f"L2 {eps:.4g}"
+
+
+def count_images(n: int) -> str:
+    return f"{n} image{'s' * (n != 1)}"
+
+
+def percent(estimate: dict[str, Any] | None) -> str:
+    return "n/a" if not estimate else f"{100 * estimate['value']:.1f}%"
+
+
+def interval(estimate: dict[str, Any] | None) -> str:
+    if not estimate:
+        return "n/a"
+    low, high = 100 * estimate["low"], 100 * estimate["high"]
+    return f"{percent(estimate)} ({low:.1f} to {high:.1f})"
+
+
+def thousands(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def emphasised(sentence: str) -> Markup:
+    """The sentence with its percentages set off, and its ball on one line."""
+    text = re.sub(r"\d+\.\d%", r"<strong>\g<0></strong>", str(escape(sentence)))
+    return Markup(re.sub(r"L-inf [\d./]*\d", r"<span>\g<0></span>", text))

@@ -1,0 +1,191 @@
+"""Projected gradient descent (Madry et al. 2018), under every rule and policy.
+
+With momentum it is the iterative method of Dong et al. 2018 (eq. 6: gradients of unit
+L1 norm are summed). With `average="logits"`, `random_start=False` and BPDA it makes the
+updates of BPDA+EOT (Hill et al. 2021); their protocol is bpda_eot_hill's.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpure.attacks.norms import NORMS
+from jaxpure.attacks.objective import Objective, Verdict, judge_draws
+from jaxpure.randomness import Policy, choose, stream
+from jaxpure.types import Image, Key, Label, register_pytree
+
+
+class PgdState(NamedTuple):
+    """All of the attack's progress on one image; see types.AttackProgress."""
+
+    key: Key
+    original: jax.Array
+    label: jax.Array
+    x: jax.Array  # the iterate that the next step evaluates
+    momentum: jax.Array
+    adversarial: jax.Array
+    verdict: Verdict  # of `adversarial`, under the selection keys of its step
+    step: jax.Array
+    done: jax.Array
+    broken_at: jax.Array
+    bad_gradients: jax.Array
+    zero_gradients: jax.Array
+
+
+@partial(
+    register_pytree,
+    data_fields=["objective", "eps", "step_size", "num_steps", "momentum"],
+    meta_fields=["norm", "random_start"],
+)
+@dataclass(frozen=True, eq=False)
+class Pgd:
+    """PGD with best-iterate selection. Build it with `create`.
+
+    An image is evaluated `num_steps + 1` times and moved `num_steps` times. The result is
+    the iterate that fools most selection draws, and among those the one of largest mean
+    margin. Where the attack sees exactly what will judge it (all replayed), it stops at
+    the first misclassification.
+
+    Attributes:
+      objective: what is climbed.
+      eps: radius of the ball, in units of the image's range [0, 1].
+      step_size: length of a step in the ball's norm.
+      num_steps: updates.
+      momentum: weight of the previous gradients.
+      norm: "linf" or "l2".
+      random_start: begin at a random point of the ball instead of at the image.
+    """
+
+    objective: Objective
+    eps: Any
+    step_size: Any
+    num_steps: Any
+    momentum: Any = 0.0
+    norm: str = "linf"
+    random_start: bool = True
+
+    @classmethod
+    def create(
+        cls,
+        defense: Any,
+        policy: Policy,
+        *,
+        eps: float,
+        step_size: float,
+        num_steps: int = 50,
+        norm: str = "linf",
+        loss: str = "cross_entropy",
+        average: str = "loss",
+        eot_samples: int = 1,
+        random_start: bool = True,
+        momentum: float = 0.0,
+    ) -> "Pgd":
+        """PGD on a defense that is already under a gradient rule."""
+        check_ball(norm, eps, step_size, num_steps)
+        objective = Objective(defense, policy, loss, average, eot_samples)
+        return cls(objective, eps, step_size, num_steps, momentum, norm, random_start)
+
+    @property
+    def policy(self) -> Policy:
+        return self.objective.policy
+
+    @property
+    def purifications_per_step(self) -> int:
+        return self.objective.purifications_per_look
+
+    @property
+    def max_steps(self) -> int:
+        """Evaluations that an image can take."""
+        return int(self.num_steps) + 1
+
+    def init(self, key: Key, x: Image, label: Label) -> PgdState:
+        start = x
+        if self.random_start:
+            norm = NORMS[self.norm]
+            start = norm.random_point(stream(key, "attack/start"), x, self.eps)
+        zero = jnp.zeros((), jnp.int32)
+        worst = jnp.full((), -jnp.inf, x.dtype)
+        return PgdState(
+            key=key,
+            original=x,
+            label=label,
+            x=start,
+            momentum=jnp.zeros_like(x),
+            adversarial=x,
+            verdict=Verdict(jnp.full((), -1, x.dtype), worst),
+            step=zero,
+            done=jnp.zeros((), bool),
+            broken_at=zero - 1,
+            bad_gradients=zero,
+            zero_gradients=zero,
+        )
+
+    def step(self, state: PgdState) -> PgdState:
+        look = self.objective.look(state.key, state.step, state.x, state.label)
+        selected = self._select(state, judge_draws(look.logits, state.label))
+        return choose(state.done, state, self._ascend(selected, look.gradient))
+
+    def _select(self, state: PgdState, verdict: Verdict) -> PgdState:
+        """Keeps the iterate if it is the best so far; ends where nothing is left to do."""
+        better = verdict.better_than(state.verdict)
+        broken = verdict.wrong > 0.5
+        first = broken & (state.broken_at < 0)
+        finished = state.step >= self.num_steps
+        if self.policy.replays_all:
+            finished |= broken
+        return state._replace(
+            adversarial=jnp.where(better, state.x, state.adversarial),
+            verdict=jax.tree.map(partial(jnp.where, better), verdict, state.verdict),
+            broken_at=jnp.where(first, state.step, state.broken_at),
+            step=state.step + 1,
+            done=state.done | finished,
+        )
+
+    def _ascend(self, state: PgdState, gradient: jax.Array) -> PgdState:
+        gradient, bad, zero = clean_gradient(gradient)
+        size = jnp.sum(jnp.abs(gradient))
+        scaled = gradient / jnp.where(size > 0, size, 1)
+        momentum = self.momentum * state.momentum + scaled
+        x = ascend(self.norm, state.x, state.original, momentum, self.step_size, self.eps)
+        return state._replace(
+            x=x,
+            momentum=momentum,
+            bad_gradients=state.bad_gradients + bad,
+            zero_gradients=state.zero_gradients + zero,
+        )
+
+
+def check_ball(norm: str, eps: float, step_size: float, num_steps: int) -> None:
+    """Raises ValueError for a ball or a budget that makes no sense."""
+    if norm not in NORMS:
+        raise ValueError(f"{norm=}, expected one of {', '.join(NORMS)}")
+    if norm == "linf" and not 0 <= eps <= 1:
+        raise ValueError(f"{eps=}, expected 0 to 1: images are in [0, 1]")
+    if eps < 0 or step_size < 0:
+        raise ValueError(f"{eps=}, {step_size=}, expected both at least 0")
+    if num_steps < 0:
+        raise ValueError(f"{num_steps=}, expected at least 0")
+
+
+def clean_gradient(gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`(gradient or zeros if not finite, was not finite, was identically zero)`."""
+    finite = jnp.all(jnp.isfinite(gradient))
+    gradient = jnp.where(finite, gradient, 0)
+    zero = finite & jnp.all(gradient == 0)
+    return gradient, (~finite).astype(jnp.int32), zero.astype(jnp.int32)
+
+
+def ascend(
+    norm: str,
+    x: Image,
+    original: Image,
+    gradient: jax.Array,
+    step_size: jax.Array | float,
+    eps: jax.Array | float,
+) -> Image:
+    """One step up the gradient and back into the ball and the box."""
+    rule = NORMS[norm]
+    return rule.project(x + step_size * rule.ascent(gradient), original, eps)

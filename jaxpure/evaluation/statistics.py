@@ -1,0 +1,142 @@
+"""What is read from the records: reductions over judging keys, and their intervals.
+
+Runs on the host in float64. A draw whose logits are not finite is never correct.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+Z95 = 1.959963984540054
+
+
+class Estimate(NamedTuple):
+    """A proportion with its 95% interval.
+
+    Attributes:
+      value: the point estimate.
+      low: lower end.
+      high: upper end.
+      n: number of examples.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class PairedGap(NamedTuple):
+    """The difference of two proportions on the same examples.
+
+    Attributes:
+      gap: first minus second.
+      low: lower end of the 95% interval.
+      high: upper end.
+      only_first: examples that only the first has right.
+      only_second: examples that only the second has right.
+      p_value: McNemar's exact two-sided p.
+      n: number of examples.
+    """
+
+    gap: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p_value: float
+    n: int
+
+
+def wilson(values: np.ndarray) -> Estimate:
+    """The mean of `values` `(n,)` in [0, 1] with Wilson's score interval.
+
+    For 0/1 values it is Wilson's interval (1927). For averages over draws in between,
+    whose variance is smaller, it is conservative.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("no examples to estimate a proportion from")
+    p = float(np.mean(values, dtype=np.float64))
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+    return Estimate(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
+
+
+def paired_gap(first: np.ndarray, second: np.ndarray) -> PairedGap:
+    """How much more often `first` is right than `second`, both `(n,)` bool.
+
+    Interval: Newcombe 1998, method 10 (Wilson limits of both, with their correlation).
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"unpaired: {first.shape} and {second.shape}")
+    n = len(first)
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    a, b = wilson(first), wilson(second)
+    margins = (
+        (both + only_first)
+        * (only_second + neither)
+        * (both + only_second)
+        * (only_first + neither)
+    )
+    excess = both * neither - only_first * only_second
+    # Newcombe's continuity correction of a positive correlation.
+    excess = max(excess - n / 2, 0) if excess > 0 else excess
+    phi = excess / math.sqrt(margins) if margins else 0.0
+
+    def reach(da: float, db: float) -> float:
+        return math.sqrt(max(da**2 - 2 * phi * da * db + db**2, 0.0))
+
+    gap = a.value - b.value
+    low = gap - reach(a.value - a.low, b.high - b.value)
+    high = gap + reach(a.high - a.value, b.value - b.low)
+    discordant = only_first + only_second
+    p = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
+    return PairedGap(gap, low, high, only_first, only_second, float(p), n)
+
+
+def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether each draw is right: logits `(n, keys, classes)`, labels `(n,)`."""
+    finite = np.isfinite(logits).all(-1)
+    return finite & (np.argmax(logits, -1) == labels[:, None])
+
+
+def majority_vote(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the class predicted most often is right; ties go to the lowest class.
+
+    Draws that are not finite vote for nobody; an example without a vote is wrong.
+    """
+    classes = logits.shape[-1]
+    finite = np.isfinite(logits).all(-1, keepdims=True)
+    votes = np.eye(classes)[np.argmax(logits, -1)] * finite
+    counts = votes.sum(1)
+    return (counts.argmax(-1) == labels) & (counts.sum(-1) > 0)
+
+
+def mean_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the mean logits over all draws are right."""
+    mean = logits.mean(1, dtype=np.float64)
+    return np.isfinite(mean).all(-1) & (mean.argmax(-1) == labels)
+
+
+def reductions(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
+    """Every reading of logits `(n, keys, classes)` over the judging keys.
+
+    single: under judging key 0. average: mean over all keys. unseen: mean over keys 1
+    and up, which no attack saw. majority_vote, mean_logits: of all keys together.
+    worst_of_n: right under every key.
+    """
+    right = correct(logits, labels)
+    values = {
+        "single": right[:, 0],
+        "average": right.mean(1),
+        "majority_vote": majority_vote(logits, labels),
+        "mean_logits": mean_logits(logits, labels),
+        "worst_of_n": right.all(1),
+    }
+    if right.shape[1] > 1:
+        values["unseen"] = right[:, 1:].mean(1)
+    return {name: wilson(value) for name, value in values.items()}

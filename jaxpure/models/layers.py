@@ -1,0 +1,261 @@
+"""Layers that the networks share: convolution, normalisation, attention, embedding.
+
+Every layer takes any number of leading axes, none included: `(..., H, W, C)` or
+`(..., C)`. The library calls networks on one image and batches by `vmap`; training
+hands them a batch directly, because the weight gradient of a `vmap`-ed convolution
+would be kept once per example before it is summed.
+
+Statistics are taken in float32 whatever the compute dtype.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+SAME_3X3: Padding = ((1, 1), (1, 1))
+
+
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    lead = x.shape[:-3]
+    y = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-3:]),
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.reshape(*lead, *y.shape[1:])
+
+
+def _conv_as_dots(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+) -> jax.Array:
+    """The same convolution as one dot per kernel tap on strided slices."""
+    (top, bottom), (left, right) = padding
+    lead = [(0, 0)] * (x.ndim - 3)
+    x = jnp.pad(x, [*lead, (top, bottom), (left, right), (0, 0)])
+    kh, kw = kernel.shape[:2]
+    rows = (x.shape[-3] - kh) // stride + 1
+    cols = (x.shape[-2] - kw) // stride + 1
+    taps = [
+        x[..., i : i + rows * stride : stride, j : j + cols * stride : stride, :]
+        @ kernel[i, j]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return sum(taps[1:], taps[0])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv_own_rule(x, kernel, stride, padding):
+    return _conv(x, kernel, stride, padding)
+
+
+def _conv_fwd(x, kernel, stride, padding):
+    return _conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _conv_bwd(stride, padding, residuals, g):
+    x, kernel = residuals
+    kh, kw = kernel.shape[:2]
+    if stride == 1:
+        (top, bottom), (left, right) = padding
+        flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        around = ((kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right))
+        dx = _conv(g, flipped, 1, around)
+    else:
+        (dx,) = jax.linear_transpose(
+            lambda x: _conv_as_dots(x, kernel, stride, padding), x
+        )(g)
+    # Dropped by XLA where nobody wants it, as in an attack. Training wants it outside of
+    # any scan, where this is the fast one.
+    (dkernel,) = jax.linear_transpose(
+        lambda kernel: _conv(x, kernel, stride, padding), kernel
+    )(g)
+    return dx, dkernel
+
+
+_conv_own_rule.defvjp(_conv_fwd, _conv_bwd)
+
+
+def conv2d(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
+) -> jax.Array:
+    """2D convolution of `x` `(..., H, W, C)` with `kernel` `(kh, kw, C, D)`.
+
+    On the CPU it carries its own derivative rule: inside a `lax.scan` XLA:CPU runs
+    the convolutions that autodiff makes as naive loops, up to 20 times slower. Other
+    platforms keep autodiff's. Reverse mode only on the CPU, as with any `custom_vjp`.
+    """
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        return x @ kernel[0, 0]
+    if jax.default_backend() == "cpu":
+        return _conv_own_rule(x, kernel, stride, padding)
+    return _conv(x, kernel, stride, padding)
+
+
+class Conv(nnx.Module):
+    """Convolution with a bias (or none), in the dtype of its input."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int = 3,
+        *,
+        stride: int = 1,
+        padding: Padding = SAME_3X3,
+        bias: bool = True,
+        scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        shape = (size, size, in_channels, out_channels)
+        init = nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_channels)) if bias else None
+        self.stride = stride
+        self.padding = padding
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.kernel[...].astype(x.dtype)
+        y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
+        return y if self.bias is None else _add_last(y, self.bias[...])
+
+
+class Dense(nnx.Module):
+    """Affine map of the last axis, in the dtype of its input."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        scale: float = 1.0,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
+        self.kernel = nnx.Param(
+            init(rngs.params(), (in_features, out_features), jnp.float32)
+        )
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _add_last(x @ self.kernel[...].astype(x.dtype), self.bias[...])
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation over `(H, W, channels of the group)`, eps 1e-6 by default.
+
+    Two-pass variance; applied as one multiply and one add per channel.
+    """
+
+    def __init__(self, channels: int, num_groups: int, *, epsilon: float = 1e-6):
+        if channels % num_groups:
+            raise ValueError(
+                f"{channels=} is not divisible by {num_groups=}: choose channel counts "
+                "that are multiples of num_groups"
+            )
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.num_groups = num_groups
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtype = x.dtype
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        mean = self._group_mean(jnp.mean(x, (-3, -2)))
+        centred = x - _over_pixels(mean)
+        variance = self._group_mean(jnp.mean(jnp.square(centred), (-3, -2)))
+        factor = _times_last(jax.lax.rsqrt(variance + self.epsilon), self.scale[...])
+        return _add_last(centred * _over_pixels(factor), self.bias[...]).astype(dtype)
+
+    def _group_mean(self, per_channel: jax.Array) -> jax.Array:
+        """Replaces each channel's mean `(..., C)` by the mean of its group."""
+        shape = per_channel.shape
+        grouped = per_channel.reshape(*shape[:-1], self.num_groups, -1)
+        mean = jnp.mean(grouped, -1, keepdims=True)
+        return jnp.broadcast_to(mean, grouped.shape).reshape(shape)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation; running statistics unless `train` is set.
+
+    `train=True` uses the statistics of all leading axes and moves the running ones by
+    `momentum`, as torch does (its momentum is `1 - momentum` here; biased variance for
+    the output, unbiased for the running value).
+    """
+
+    def __init__(self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.9):
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+        self.epsilon = epsilon
+        self.momentum = momentum
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        mean, var = self.mean[...], self.var[...]
+        if train:
+            wide = x.astype(jnp.float32)
+            axes = tuple(range(x.ndim - 1))
+            mean, var = jnp.mean(wide, axes), jnp.var(wide, axes)
+            count = math.prod(x.shape[:-1])
+            keep = self.momentum
+            self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
+            self.var[...] = keep * self.var[...] + (1 - keep) * var * (count / (count - 1))
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        shift = self.bias[...] - mean * factor
+        return _add_last(_times_last(x, factor), shift)
+
+
+class Attention(nnx.Module):
+    """Single-head self-attention over pixels with a residual connection."""
+
+    def __init__(self, channels: int, num_groups: int, *, rngs: nnx.Rngs):
+        self.norm = GroupNorm(channels, num_groups)
+        self.query = Dense(channels, channels, rngs=rngs)
+        self.key = Dense(channels, channels, rngs=rngs)
+        self.value = Dense(channels, channels, rngs=rngs)
+        self.out = Dense(channels, channels, scale=0.0, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        *lead, height, width, channels = x.shape
+        h = self.norm(x).reshape(*lead, height * width, channels)
+        query, key, value = self.query(h), self.key(h), self.value(h)
+        scores = jnp.einsum("...qc,...kc->...qk", query, key) * channels**-0.5
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        weights = jax.nn.softmax(scores.astype(wide)).astype(x.dtype)
+        mixed = jnp.einsum("...qk,...kc->...qc", weights, value)
+        return x + self.out(mixed).reshape(x.shape)
+
+
+def timestep_embedding(t: jax.Array, features: int) -> jax.Array:
+    """Sinusoidal embedding `(..., features)` of timesteps `t` `(...)`.
+
+    Sines first, then cosines; frequencies from 1 down to 1/10000 with `features/2 - 1`
+    in the denominator (Ho et al. 2020, not the transformer's `features/2`).
+    """
+    half = features // 2
+    t = jnp.asarray(t)
+    dtype = t.dtype if jnp.issubdtype(t.dtype, jnp.floating) else jnp.float32
+    exponent = -math.log(10000.0) / (half - 1)
+    frequencies = jnp.exp(jnp.arange(half, dtype=dtype) * exponent)
+    angles = _times_last(t.astype(dtype)[..., None], frequencies)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+
+def _over_pixels(per_channel: jax.Array) -> jax.Array:
+    return per_channel[..., None, None, :]
+
+
+def _add_last(x: jax.Array, vector: jax.Array) -> jax.Array:
+    return x + vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _times_last(x: jax.Array, vector: jax.Array) -> jax.Array:
+    return x * vector.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,0 +1,117 @@
+"""Wide residual networks (Zagoruyko and Komodakis 2016, arXiv:1605.07146).
+
+Same function as RobustBench's `WideResNet` (its CIFAR-10 `Standard` is
+`WideResNet.wrn_28_10()`): pre-activation blocks, BatchNorm eps 1e-5, and a block that
+changes its width feeds the activated input to both branches. The input range is
+[0, 1]; `mean` and `std` are subtracted and divided inside.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxpure.models.layers import BatchNorm, Conv, Dense
+
+
+@dataclass(frozen=True)
+class WideResNet:
+    """Architecture of a classifier `(x) -> logits`.
+
+    Attributes:
+      depth: `6 n + 4`; n blocks in each of three groups.
+      width: channels of the groups are 16, 32, 64 times this.
+      num_classes: length of the logits.
+      image_size: height and width.
+      in_channels: channels of an image.
+      mean: per channel, or a single number for all of them.
+      std: per channel, or a single number for all of them.
+      compute_dtype: dtype of activations, "float32" or "bfloat16"; the input's own
+        dtype where that is wider. Logits come in the dtype of the input.
+    """
+
+    depth: int = 28
+    width: int = 10
+    num_classes: int = 10
+    image_size: int = 32
+    in_channels: int = 3
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    compute_dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"depth={self.depth}, expected 6 n + 4: 10, 16, 22, 28...")
+
+    @classmethod
+    def wrn_28_10(cls, **changes) -> "WideResNet":
+        return cls(depth=28, width=10, **changes)
+
+    @classmethod
+    def wrn_16_4(cls, **changes) -> "WideResNet":
+        return cls(depth=16, width=4, **changes)
+
+    def replace(self, **changes) -> "WideResNet":
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return (self.image_size, self.image_size, self.in_channels)
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        return _WideResNet(self, rngs)
+
+
+class _Block(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
+        self.norm1 = BatchNorm(inputs)
+        self.conv1 = Conv(inputs, outputs, stride=stride, bias=False, rngs=rngs)
+        self.norm2 = BatchNorm(outputs)
+        self.conv2 = Conv(outputs, outputs, bias=False, rngs=rngs)
+        no_pad = ((0, 0), (0, 0))
+        self.shortcut = (
+            Conv(inputs, outputs, 1, stride=stride, padding=no_pad, bias=False, rngs=rngs)
+            if inputs != outputs
+            else None
+        )
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        activated = jax.nn.relu(self.norm1(x, train=train))
+        h = self.conv1(activated)
+        h = self.conv2(jax.nn.relu(self.norm2(h, train=train)))
+        return h + (x if self.shortcut is None else self.shortcut(activated))
+
+
+class _WideResNet(nnx.Module):
+    def __init__(self, config: WideResNet, rngs: nnx.Rngs):
+        self.config = config
+        self.conv_in = Conv(config.in_channels, 16, bias=False, rngs=rngs)
+        blocks, current = [], 16
+        for group in range(3):
+            out = 16 * 2**group * config.width
+            for i in range((config.depth - 4) // 6):
+                stride = 2 if group and i == 0 else 1
+                blocks.append(_Block(current, out, stride, rngs))
+                current = out
+        self.blocks = nnx.List(blocks)
+        self.norm_out = BatchNorm(current)
+        self.logits = Dense(current, config.num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits `(..., num_classes)` of images `(..., H, W, C)` in [0, 1]."""
+        given = x.dtype
+        lead = (1,) * (x.ndim - 1) + (-1,)
+        mean = jnp.asarray(self.config.mean, given).reshape(lead)
+        std = jnp.asarray(self.config.std, given).reshape(lead)
+        x = (x - mean) / std
+        if given == jnp.float32:
+            x = x.astype(self.config.compute_dtype)
+        x = self.conv_in(x)
+        for block in self.blocks:
+            x = block(x, train=train)
+        x = jax.nn.relu(self.norm_out(x, train=train))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        pooled = jnp.mean(x.astype(wide), (-3, -2))
+        return self.logits(pooled).astype(given)

@@ -1,0 +1,25 @@
+"""Strict JAX for every test: 8 simulated devices, no silent promotion, no key reuse."""
+
+import pathlib
+import tempfile
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update(
+    "jax_compilation_cache_dir",
+    str(pathlib.Path(tempfile.gettempdir()) / "jaxpure-test-cache"),
+)
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def golden():
+    """Loads a fixture of tests/golden by its name."""
+    import numpy as np
+
+    return lambda name: np.load(GOLDEN / f"{name}.npz")

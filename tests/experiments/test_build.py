@@ -1,0 +1,122 @@
+"""From configs to things that run: every config builds, and what does not fit is named."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+
+from experiments import build
+from experiments import config as configs
+from jaxpure import checkpoints
+from jaxpure.data import DataError
+
+
+def config_with(**changes):
+    """digits_bpda_replay with dotted fields changed ("purifier__t_star")."""
+    config = configs.by_name("digits_bpda_replay", configs.RunConfig)
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        node = config
+        for parent in parents:
+            node = getattr(node, parent)
+        setattr(node, name, value)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"data__num_examples": 9999}, ("500 examples", "9999")),
+        ({"denoiser": "digits_denoizer"}, ("digits_denoizer", "'digits_denoiser'")),
+        ({"classifier": "nowhere.safetensors"}, ("nowhere.safetensors", "not exist")),
+        ({"policy": "fresh,sideways=replay"}, ("sideways", "forward, reverse")),
+        ({"policy": "replay,judging=sometimes"}, ("sometimes", "fresh, fixed, replay")),
+        ({"gradient": "bdpa"}, ("bdpa", "'bpda'")),
+        ({"gradient": "surrogate"}, ("surrogate(t_star=20)",)),
+        ({"gradient": "surrogate(tstar=2)"}, ("tstar", "'t_star'")),
+        ({"gradient": "surrogate(t_star=x)"}, ("t_star=x", "int")),
+        ({"attack__name": "pdg"}, ("pdg", "'pgd'")),
+        ({"attack__norm": "l7"}, ("l7", "linf, l2")),
+        ({"attack__loss": "crossentropy"}, ("crossentropy", "cross_entropy")),
+        ({"attack__eps_255": 300.0}, ("eps=",)),
+        ({"attack__eot_samples": 0}, ("eot_samples=0",)),
+        ({"attack__verify_samples": 5}, ("pgd", "verify_samples")),
+        ({"purifier__step_rule": "ddmp"}, ("ddmp", "'ddpm'")),
+        ({"purifier__step_rule": "ddim(eta=x)"}, ("eta=x", "float")),
+        ({"purifier__step_rule": "ddim(eta=0.5"}, ("closing bracket",)),
+        ({"purifier__step_rule": "ddpm(variance=big)"}, ("big", "fixed_large")),
+        ({"purifier__t_star": 2000}, ("1999", "999")),
+        ({"purifier__name": "one_shot", "purifier__rounds": 3}, ("one_shot", "rounds")),
+        ({"judging_keys": 1}, ("judging_keys=1", "at least 2")),
+        ({"batch_size": 0}, ("batch_size=0",)),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, expected):
+    errors = (configs.ConfigError, DataError, checkpoints.CheckpointError)
+    with pytest.raises(errors) as caught:
+        build.experiment(config_with(**changes))
+    for piece in expected:
+        assert piece in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(configs.names()))
+def test_every_config_is_documented(name):
+    module = inspect.getmodule(configs.by_name)
+    assert module is not None
+    assert configs.names()[name].endswith(".")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in configs.names(configs.RunConfig) if "digits" in n]
+)
+def test_digits_configs_build(name):
+    built = build.experiment(configs.by_name(name, configs.RunConfig))
+    assert len(built.dataset) == 200
+    assert built.attack.max_steps >= 21
+
+
+def test_replay_and_fresh_differ_in_the_policy_alone():
+    for kind in ("digits_bpda", "digits_pgd", "cifar_bpda"):
+        replay, fresh = (
+            dataclasses.asdict(configs.by_name(f"{kind}_{policy}", configs.RunConfig))
+            for policy in ("replay", "fresh")
+        )
+        assert {k for k in replay if replay[k] != fresh[k]} == {"policy"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"purifier__name": "revpure", "purifier__scale_input": True},
+        {"purifier__name": "one_shot"},
+        {"purifier__name": "identity", "purifier__t_star": 100},
+        {"purifier__step_rule": "ddim(eta=0.5,num_steps=7)"},
+        {"purifier__step_rule": "sde", "purifier__rounds": 2},
+        {"purifier__step_rule": "ode", "purifier__start": "t_star"},
+        {"purifier__schedule": "cosine"},
+        {"gradient": "surrogate(t_star=5,step_rule=ddim(num_steps=2))"},
+        {"policy": "fresh,forward=replay"},
+        {"attack__norm": "l2", "attack__momentum": 0.9, "attack__loss": "dlr"},
+    ],
+)
+def test_options_reach_the_library(changes):
+    built = build.experiment(config_with(**{"purifier__t_star": 9, **changes}))
+    evaluations = {"one_shot": 1, "identity": 0}.get(changes.get("purifier__name"), 9)
+    if "num_steps" in changes.get("purifier__step_rule", ""):
+        evaluations = 7
+    if "purifier__start" in changes:
+        evaluations = 10
+    evaluations *= changes.get("purifier__rounds", 1)
+    assert built.defense.purifier.denoiser_evaluations == evaluations
+    assert built.attack.eps == pytest.approx(0.2)
+
+
+def test_specs_nest():
+    name, options = configs.parse_spec(
+        "surrogate(t_star=5,step_rule=ddim(eta=1,num_steps=2))"
+    )
+    assert name == "surrogate"
+    assert options == {"t_star": "5", "step_rule": "ddim(eta=1,num_steps=2)"}
+    assert configs.parse_spec("ddpm") == ("ddpm", {})
+    np.testing.assert_array_equal(configs.read_as("1|2|4", (1, 1), "mult"), (1, 2, 4))

@@ -1,0 +1,214 @@
+"""The main command, end to end: what it leaves, kill and resume, devices, refusals."""
+
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.experiments.commands import TINY, error_line, run, start, start_python
+
+SUMMARY_KEYS = {
+    "config",
+    "dataset",
+    "num_examples",
+    "seed",
+    "clean_accuracy_undefended",
+    "robust_accuracy_undefended",
+    "clean_accuracy",
+    "robust_accuracy",
+    "robust_accuracy_fresh",
+    "worst_of_n",
+    "clean_worst_of_n",
+    "majority_vote",
+    "policy",
+    "gradient",
+    "attack",
+    "eps",
+    "norm",
+    "seconds",
+    "purifications",
+    "denoiser_evaluations",
+    "images_per_second",
+}
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory) -> pathlib.Path:
+    """A finished run, never interrupted, on one device."""
+    workdir = tmp_path_factory.mktemp("replay")
+    code, output = run("run", "--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
+    assert code == 0, output
+    assert "at most" in output and "denoiser evaluations" in output  # the cost, told first
+    return workdir
+
+
+def same_results(a: pathlib.Path, b: pathlib.Path) -> None:
+    left, right = (pd.read_parquet(d / "records.parquet") for d in (a, b))
+    for column in left:
+        for one, other in zip(left[column], right[column], strict=True):
+            np.testing.assert_array_equal(
+                np.asarray(_plain(one)), np.asarray(_plain(other)), err_msg=str(column)
+            )
+    with np.load(a / "adversarial.npz") as one, np.load(b / "adversarial.npz") as other:
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def _plain(value):
+    return [_plain(v) for v in value] if isinstance(value, np.ndarray) else value
+
+
+def test_leaves_everything(replay):
+    summary = json.loads((replay / "summary.json").read_text())
+    assert set(summary) >= SUMMARY_KEYS
+    for key in SUMMARY_KEYS:
+        if "accuracy" in key or key in ("worst_of_n", "majority_vote", "clean_worst_of_n"):
+            assert set(summary[key]) == {"value", "low", "high", "n"}
+            assert summary[key]["low"] <= summary[key]["value"] <= summary[key]["high"]
+            assert summary[key]["n"] == 11
+    assert summary["indices"] == list(range(11))
+    records = pd.read_parquet(replay / "records.parquet")
+    headline = np.mean([row[0] for row in records["correct"]])
+    assert summary["robust_accuracy"]["value"] == pytest.approx(headline)
+    assert (records["linf"] <= summary["eps"] + 1e-6).all()
+    config = json.loads((replay / "config.json").read_text())
+    assert config["config"]["purifier"]["t_star"] == 3
+    assert config["versions"]["jax"] and config["devices"]
+    page = (replay / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+
+
+def test_counts_what_was_spent(replay):
+    summary = json.loads((replay / "summary.json").read_text())
+    records = pd.read_parquet(replay / "records.parquet")
+    spent = int(records["evaluations"].sum()) + 2 * 3 * 11
+    assert summary["purifications"] == spent
+    assert summary["denoiser_evaluations"] == 3 * spent
+
+
+def test_killed_three_times_is_the_same_as_unbroken(replay, tmp_path):
+    workdir = tmp_path / "killed"
+    arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
+    folders = ("undefended/clean", "defended/clean", "defended/judged")
+    for signum, folder in zip(
+        (signal.SIGKILL, signal.SIGINT, signal.SIGTERM), folders, strict=True
+    ):
+        process = start("run", *arguments)
+        waiting_for = workdir / "records" / folder
+        deadline = time.monotonic() + 300
+        while not list(waiting_for.glob("part-*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signum)
+        output, _ = process.communicate(timeout=60)
+        if signum != signal.SIGKILL and process.returncode:
+            assert "goes on from here" in output
+    for part in list((workdir / "records/defended/clean").glob("part-*"))[:1]:
+        part.write_bytes(part.read_bytes()[:-40])  # cut short by something else
+    code, output = run("run", *arguments)
+    assert code == 0, output
+    same_results(replay, workdir)
+
+
+def test_devices_do_not_matter(replay, tmp_path):
+    arguments = ("--config=digits_bpda_replay", f"--workdir={tmp_path}", *TINY)
+    code, output = run("run", *arguments, devices=8)
+    assert code == 0, output
+    assert json.loads((tmp_path / "summary.json").read_text())["num_devices"] == 8
+    same_results(replay, tmp_path)
+
+
+TWO_PROCESSES = """
+import sys, jax
+port, process, *arguments = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+from experiments import config, program, run
+sys.argv = ["run.py", *arguments]
+program.launch(run.main, config.RunConfig, sys.argv)
+"""
+
+
+@pytest.mark.slow  # waits on timeouts of its own where the machine is busy
+def test_processes_do_not_matter(replay, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    workdir = tmp_path / "two"
+    arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
+    processes = [
+        start_python("-c", TWO_PROCESSES, port, i, *arguments, devices=2) for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    names = {p.name[:8] for p in (workdir / "records/defended/judged").iterdir()}
+    assert names == {"part-000", "part-001"}
+    same_results(replay, workdir)
+
+
+def test_finished_is_not_run_again(replay):
+    before = {p: p.stat().st_mtime_ns for p in replay.rglob("*")}
+    code, output = run("run", "--config=digits_bpda_replay", f"--workdir={replay}", *TINY)
+    assert code == 0 and "is finished" in output
+    assert before == {p: p.stat().st_mtime_ns for p in replay.rglob("*")}
+
+
+def test_judged_again_without_attacking(replay, tmp_path):
+    workdir = shutil.copytree(replay, tmp_path / "copy")
+    arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
+    code, output = run("run", *arguments, "--judge_seed=0")
+    assert code == 0, output
+    again = json.loads((workdir / "judged-seed0.json").read_text())
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert again["single"] == summary["robust_accuracy"]  # the run's own seed
+    assert again["worst_of_n"] == summary["worst_of_n"]
+
+
+def test_compare_pairs_two_policies(replay, tmp_path):
+    fresh = tmp_path / "fresh"
+    code, output = run("run", "--config=digits_bpda_fresh", f"--workdir={fresh}", *TINY)
+    assert code == 0, output
+    code, output = run("compare", fresh, replay)
+    assert code == 0, output
+    assert "policy fresh" in output and "policy replay" in output
+    assert "11 examples in both" in output and "McNemar" in output
+    assert "also differ" not in output  # the pair differs in the policy alone
+    code, output = run("compare", fresh, tmp_path / "nothing")
+    assert code == 2 and "no finished run" in error_line(output)
+
+
+def test_another_config_is_refused_its_workdir(replay):
+    arguments = ("--config=digits_bpda_fresh", f"--workdir={replay}", *TINY)
+    code, output = run("run", *arguments)
+    assert code == 2 and "differ in policy" in error_line(output)
+
+
+def test_list_has_a_line_for_each_config():
+    code, output = run("run", "--list")
+    assert code == 0
+    lines = [line.split()[0] for line in output.splitlines() if line]
+    assert {"digits_bpda_replay", "cifar_bpda_replay", "mnist_bpda_replay"} <= set(lines)
+    assert all(len(line.split()) > 3 for line in output.splitlines() if line)
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--config=digits_bpda_repla", ("digits_bpda_repla", "'digits_bpda_replay'")),
+        ("--config.purifier.tstar=3", ("config.purifier", "'tstar'", "'t_star'")),
+        ("--config.purifier.t_star=abc", ("t_star=abc",)),
+        ("--config.policy=replya", ("replya", "fresh, fixed, replay")),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, argument, expected):
+    name = () if argument.startswith("--config=") else ("--config=digits_bpda_replay",)
+    code, output = run("run", *name, argument, f"--workdir={tmp_path / 'w'}")
+    assert code == 2, output
+    for piece in expected:
+        assert piece in error_line(output)
+    assert not (tmp_path / "w").exists()  # a typing error claims no directory

@@ -1,0 +1,65 @@
+"""Training, end to end: kill and resume, what it leaves, and that a run takes it."""
+
+import json
+import signal
+import time
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from tests.experiments.commands import TINY, error_line, run, start
+
+SHORT = ("--config.num_steps=300", "--config.checkpoint_seconds=0")
+
+
+def test_killed_training_is_the_same_as_unbroken(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    arguments = ("--config=digits_classifier", *SHORT)
+    code, output = run("train", *arguments, f"--workdir={whole}")
+    assert code == 0, output
+    process = start("train", *arguments, f"--workdir={broken}")
+    deadline = time.monotonic() + 300
+    while not (broken / "state.safetensors").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    code, output = run("train", *arguments, f"--workdir={broken}")
+    assert code == 0 and "resuming" in output, output
+    for name in ("digits_classifier", "digits_classifier-raw"):
+        one, other = (load_file(d / f"{name}.safetensors") for d in (whole, broken))
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key])
+    assert (whole / "loss.jsonl").read_text() == (broken / "loss.jsonl").read_text()
+
+    card = json.loads((whole / "digits_classifier.json").read_text())
+    assert card["steps"] == 300 and card["seed"] == 0 and "Apache" in card["licence"]
+    assert float(card["result"].split()[1]) > 0.9
+    losses = [json.loads(line)["loss"] for line in (whole / "loss.jsonl").open()]
+    assert losses[-1] < losses[0]
+
+    classifier = whole / "digits_classifier.safetensors"
+    code, output = run(
+        "run",
+        "--config=digits_bpda_replay",
+        f"--config.classifier={classifier}",
+        f"--workdir={tmp_path / 'run'}",
+        *TINY,
+    )
+    assert code == 0, output
+
+
+def test_bad_training_configs_are_one_line(tmp_path):
+    for argument, piece in (
+        ("--config.task=classify", "'classifier'"),
+        ("--config.optimizer=adma", "'adam'"),
+        ("--config.architecture=unett", "'unet'"),
+        ("--config.architecture=wide_resnet(dept=10)", "'depth'"),
+        ("--config.architecture=wide_resnet(depth=11)", "6 n + 4"),
+    ):
+        workdir = tmp_path / "w"
+        arguments = ("--config=digits_classifier", argument, f"--workdir={workdir}")
+        code, output = run("train", *arguments)
+        assert code == 2 and piece in error_line(output)
+        assert not workdir.exists()

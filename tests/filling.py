@@ -1,0 +1,153 @@
+"""What the fixtures of tests/golden leave out: weights by a rule, noise by its key.
+
+The reference networks were run with weights that numpy alone can draw again from their
+names, so no weights are stored. Noise was stored as arrays; here it is handed to the
+library under the keys by which the library asks for it.
+"""
+
+import hashlib
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpure import checkpoints, models
+
+
+def rng(tag: str, seed: int = 1) -> np.random.Generator:
+    """The generator of everything drawn under this name."""
+    return np.random.default_rng([seed, zlib.crc32(tag.encode())])
+
+
+def uniform(tag: str, low: float, high: float, shape: Sequence[int]) -> np.ndarray:
+    return rng(tag).uniform(low, high, shape).astype(np.float32)
+
+
+def normal(tag: str, shape: Sequence[int]) -> np.ndarray:
+    return rng(tag).standard_normal(shape).astype(np.float32)
+
+
+def fill(name: str, shape: Sequence[int], seed: int = 1) -> np.ndarray:
+    """A tensor by its name in the reference, float32, in torch's layout."""
+    last = name.rsplit(".", 1)[-1]
+    z = rng(name, seed).standard_normal(shape).astype(np.float32)
+    tenth, one = np.float32(0.1), np.float32(1)
+    if len(shape) >= 2:
+        return z / np.float32(math.sqrt(math.prod(shape[1:])))
+    if last == "running_var":
+        return one + tenth * np.abs(z)
+    if last == "weight":
+        return one + tenth * z
+    return tenth * z  # biases and running means
+
+
+def filled(fixture: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All tensors of a reference network, counters left out, by name."""
+    tensors = json.loads(str(fixture["tensors"]))
+    return {
+        name: fill(name, shape, int(fixture["seed"]))
+        for name, shape, kind in tensors
+        if kind != "counter"
+    }
+
+
+def sha256(tensors: Mapping[str, np.ndarray]) -> str:
+    """Digest of all tensors in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+Table = Sequence[tuple[str, str]]
+"""Regular expressions, applied in turn, from a jaxpure name to the reference's."""
+
+
+def translate(table: Table, name: str) -> str:
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def to_jax_layout(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """torch's OIHW or (out, in) as HWIO or (in, out); a 1x1 convolution as a matrix."""
+    if array.ndim == 4:
+        array = array.transpose(2, 3, 1, 0)
+    elif array.ndim == 2:
+        array = array.T
+    if array.ndim == 4 and len(shape) == 2 and array.shape[:2] == (1, 1):
+        array = array[0, 0]
+    return array
+
+
+def network(
+    config: models.Architecture,
+    tensors: Mapping[str, np.ndarray],
+    table: Table,
+    dtype: Any = np.float32,
+) -> models.Network:
+    """The jaxpure network with the reference's tensors, every one used exactly once."""
+    like = models.abstract(config)
+    wanted = checkpoints.flatten(like.params)
+    names = {ours: translate(table, ours) for ours in wanted}
+    assert sorted(names.values()) == sorted(tensors)
+    values = []
+    for ours, target in wanted.items():
+        value = to_jax_layout(tensors[names[ours]], target.shape)
+        assert value.shape == target.shape, ours
+        values.append(jnp.asarray(value, dtype))
+    params = jax.tree.unflatten(jax.tree.structure(like.params), values)
+    return models.Network(config, params)
+
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    """Images `(..., C, H, W)` as the library wants them."""
+    return np.moveaxis(array, -3, -1)
+
+
+def max_error(got: Any, want: np.ndarray) -> float:
+    """Largest difference, in units of the reference's standard deviation."""
+    return float(np.max(np.abs(np.asarray(got) - want)) / np.std(want))
+
+
+def l2_error(got: Any, want: np.ndarray) -> float:
+    """Length of the difference, in units of the centred reference's."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want - want.mean()))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["keys", "noise"], meta_fields=[])
+@dataclass(frozen=True)
+class NoiseTable:
+    """Stored noise by key, in place of a generator; NaN for a key it does not know.
+
+    Attributes:
+      keys: `(n, words)` uint32, the data of the keys.
+      noise: `(n, ...)`, what each draws.
+    """
+
+    keys: jax.Array
+    noise: jax.Array
+
+    @classmethod
+    def create(cls, keys: jax.Array, noise: np.ndarray, dtype: Any) -> "NoiseTable":
+        """The table of typed keys `(...)` and their noise `(..., *shape)`."""
+        data = jax.random.key_data(keys)
+        shape = noise.shape[keys.ndim :]
+        assert noise.shape[: keys.ndim] == keys.shape
+        return cls(
+            data.reshape(-1, data.shape[-1]),
+            jnp.asarray(noise.reshape(-1, *shape), dtype),
+        )
+
+    def __call__(self, key: jax.Array) -> jax.Array:
+        found = jnp.all(self.keys == jax.random.key_data(key)[None], -1)
+        return jnp.where(jnp.any(found), self.noise[jnp.argmax(found)], jnp.nan)

@@ -1,0 +1,331 @@
+"""Training: it learns, resumes to the bit, averages, augments, and counts devices out."""
+
+import dataclasses
+import itertools
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxpure import checkpoints, models, training
+from jaxpure.diffusion import linear
+from jaxpure.models.layers import BatchNorm, Conv, Dense
+
+SIZE, CLASSES, BATCH = 6, 3, 16
+
+
+class _Tiny(nnx.Module):
+    def __init__(self, config, rngs):
+        outputs = CLASSES if config.classifies else 8
+        self.config = config
+        self.conv = Conv(1, 8, rngs=rngs)
+        self.norm = BatchNorm(8) if config.classifies else None
+        self.out = Dense(8, outputs, rngs=rngs)
+        self.back = None if config.classifies else Conv(8, 1, rngs=rngs)
+
+    def __call__(self, x, t=None, *, train=False):
+        h = self.conv(x)
+        if not self.config.classifies:
+            return self.back(jax.nn.silu(self.out(jax.nn.silu(h))))
+        h = jax.nn.relu(self.norm(h, train=train))
+        return self.out(jnp.mean(h, (-3, -2)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+    """The least architecture: with statistics a classifier, without them a denoiser."""
+
+    classifies: bool = True
+
+    @property
+    def input_shape(self):
+        return (SIZE, SIZE, 1)
+
+    def build(self, rngs):
+        return _Tiny(self, rngs)
+
+
+def data(n=96):
+    """Three classes: stripes across, stripes down, neither."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, n).astype(np.int32)
+    images = 0.3 * rng.random((n, SIZE, SIZE, 1), dtype=np.float32)
+    images[labels == 0, ::2] += 0.6
+    images[labels == 1, :, ::2] += 0.6
+    images[labels == 2] += 0.3
+    return images, labels
+
+
+def sharding(devices=1):
+    kind = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((devices,), ("data",), kind, devices=jax.devices()[:devices])
+    return jax.sharding.NamedSharding(mesh, jax.P("data"))
+
+
+LOSSES = {
+    "classifier": (Tiny(True), training.classifier_loss),
+    "denoiser": (
+        Tiny(False),
+        partial(
+            training.denoiser_loss,
+            alphas_cumprod=jnp.asarray(linear(50).alphas_cumprod, jnp.float32),
+        ),
+    ),
+}
+
+
+@dataclasses.dataclass
+class Run:
+    """A training run: `take` makes some steps of it."""
+
+    task: str
+    devices: int = 1
+    ema_decay: float = 0.9
+    augmentation: training.Augmentation = training.Augmentation(shift=1, flip=True)
+    optimizer: optax.GradientTransformation = optax.adam(1e-2)
+
+    def __post_init__(self):
+        self.config, loss = LOSSES[self.task]
+        self.step = training.make_step(
+            self.config,
+            loss,
+            self.optimizer,
+            batch_size=BATCH,
+            augmentation=self.augmentation,
+            ema_decay=self.ema_decay,
+            sharding=sharding(self.devices),
+        )
+        mesh = sharding(self.devices).mesh
+        replicated = jax.sharding.NamedSharding(mesh, jax.P())
+        self.place = lambda tree: jax.device_put(tree, replicated)
+        self.data = self.place(data())
+
+    def start(self):
+        network = models.create(self.config, jax.random.key(7))
+        return self.place(training.init_state(network, self.optimizer))
+
+    def take(self, state, steps, seed=0):
+        """The state after some steps, and their losses; the given state is used up."""
+        losses = []
+        for _ in range(steps):
+            state, loss = self.step(state, self.place(jax.random.key(seed)), *self.data)
+            losses.append(float(loss))
+        return state, losses
+
+
+@pytest.fixture(scope="module")
+def runs():
+    made = {}
+    return lambda task: made.setdefault(task, Run(task))
+
+
+every_task = pytest.mark.parametrize("task", LOSSES)
+
+
+@every_task
+def test_loss_goes_down(runs, task):
+    run = runs(task)
+    state, losses = run.take(run.start(), 60)
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    assert int(state.step) == 60
+    if task == "classifier":
+        images, labels = data()
+        for params in (state.params, state.ema):
+            network = models.Network(run.config, params)
+            assert training.accuracy(network, images, labels, 40) > 0.9
+
+
+@every_task
+def test_resumed_is_unbroken_to_the_bit(runs, task, tmp_path):
+    run = runs(task)
+    unbroken, losses = run.take(run.start(), 6)
+    half, first = run.take(run.start(), 3)
+    path = tmp_path / "state.safetensors"
+    checkpoints.save_tree(path, half, {})
+    loaded = checkpoints.load_tree(path, run.start())
+    chex.assert_trees_all_equal_shapes_and_dtypes(loaded, half)
+    resumed, second = run.take(run.place(loaded), 3)
+    assert first + second == losses
+    chex.assert_trees_all_equal(resumed, unbroken)
+
+
+def test_another_seed_sees_other_batches(runs):
+    run = runs("classifier")
+    assert run.take(run.start(), 2, seed=0)[1] != run.take(run.start(), 2, seed=1)[1]
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.9])
+def test_average_of_the_weights(decay):
+    """Each step by its formula, whose decay is less than asked for early on."""
+    run = Run("classifier", ema_decay=decay)
+    state = run.start()
+    chex.assert_trees_all_equal(state.ema, state.params)
+    average = jax.tree.map(np.array, state.ema)
+    for step in range(6):
+        state, _ = run.take(state, 1)
+        kept = min(decay, (1 + step) / (10 + step))
+        average = jax.tree.map(
+            lambda e, p, kept=kept: kept * e + (1 - kept) * np.asarray(p),
+            average,
+            state.params,
+        )
+        chex.assert_trees_all_close(state.ema, average, rtol=1e-5, atol=1e-7)
+    assert (kept == decay) == (decay == 0.3)
+
+
+def test_statistics_move_towards_the_batchs(runs):
+    run = runs("classifier")
+    before = jax.tree.map(np.array, run.start().params["stats"])
+    state, _ = run.take(run.start(), 1)
+    after = jax.tree.map(np.array, state.params["stats"])
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.all(a != b) and np.all(np.isfinite(b))
+    many, _ = run.take(run.start(), 60)
+    # Activations of the last batches: the running mean is near what the data give.
+    module = models.network.bind(run.config, many.params)
+    plain = module.conv(jnp.asarray(data()[0]))
+    mean, spread = np.mean(plain, (0, 1, 2)), np.std(plain, (0, 1, 2))
+    assert np.all(np.abs(many.params["stats"]["norm"]["mean"] - mean) < spread)
+
+
+def test_batch_statistics_by_their_formula():
+    images, labels = data(BATCH)
+    config, loss = LOSSES["classifier"]
+    params = models.create(config, jax.random.key(7)).params
+    _, stats = loss(config, params, images, labels, jax.random.key(0))
+    module = models.network.bind(config, params)
+    module(jnp.asarray(images))  # outside of training nothing moves
+    chex.assert_trees_all_equal(models.network.batch_stats(module), params["stats"])
+    hidden = np.asarray(module.conv(jnp.asarray(images)))
+    mean, variance = hidden.mean((0, 1, 2)), hidden.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(stats["norm"]["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stats["norm"]["var"], 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+@every_task
+def test_devices_do_not_matter_but_to_rounding(task):
+    """The same batches under the same keys; only sums are taken in another order.
+
+    Plain gradient descent: Adam would make steps of the rounding of zero gradients, which
+    are those of a bias before a BatchNorm.
+    """
+    one, eight = (Run(task, n, optimizer=optax.sgd(0.1)) for n in (1, 8))
+    alone, losses = one.take(one.start(), 4)
+    spread, others = eight.take(eight.start(), 4)
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    one, eight = (jax.tree.map(np.asarray, state.params) for state in (alone, spread))
+    chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-6)
+
+
+def test_whole_numbers_are_images_too(runs):
+    """uint8 data give the loss of the same images in [0, 1]."""
+    images, labels = data()
+    whole = np.round(255 * images / images.max()).astype(np.uint8)
+    run = runs("denoiser")  # a BatchNorm would undo another scale
+    key = jax.random.key(0)
+    losses = [
+        float(run.step(run.start(), run.place(key), *run.place((x, labels)))[1])
+        for x in (whole, whole.astype(np.float32) / 255)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_denoiser_loss_by_its_definition():
+    """Predicting nothing costs the noise's mean square: one; predicting all: nothing."""
+    images, _ = data(64)
+    table = jnp.asarray(linear(50).alphas_cumprod, jnp.float32)
+
+    class Predicts(nnx.Module):
+        def __init__(self, clean):
+            self.clean = clean
+
+        def __call__(self, x, t):
+            if not self.clean:
+                return jnp.zeros_like(x)
+            signal = table[t][:, None, None, None]
+            clean = jnp.asarray(2 * images - 1)
+            return (x - jnp.sqrt(signal) * clean) / jnp.sqrt(1 - signal)
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        clean: bool
+
+        def build(self, rngs):
+            return Predicts(self.clean)
+
+    def loss(clean):
+        empty = {"params": {}, "stats": {}}
+        return training.denoiser_loss(
+            Config(clean), empty, images, None, jax.random.key(0), alphas_cumprod=table
+        )[0]
+
+    assert float(loss(False)) == pytest.approx(1, abs=5 * np.sqrt(2 / images.size))
+    assert float(loss(True)) < 1e-6
+
+
+# Augmentation.
+
+IMAGE = np.arange(1, 1 + 2 * 4 * 3, dtype=np.float32).reshape(4, 3, 2)
+
+
+def augmented(augmentation, n=400):
+    keys = jax.random.split(jax.random.key(0), n)
+    return np.asarray(jax.jit(jax.vmap(augmentation, (0, None)))(keys, IMAGE))
+
+
+def counts(results, possible):
+    """How often each of the possible images came; there must be no other."""
+    found = [sum(np.array_equal(r, p) for r in results) for p in possible]
+    assert sum(found) == len(results)
+    return np.array(found)
+
+
+def shifted(dy, dx):
+    padded = np.pad(IMAGE, [(2, 2), (2, 2), (0, 0)])
+    return padded[2 + dy : 6 + dy, 2 + dx : 5 + dx]
+
+
+def test_no_augmentation_leaves_the_image():
+    assert counts(augmented(training.Augmentation(), 5), [IMAGE]) == [5]
+
+
+def test_flip_mirrors_half_of_the_images():
+    found = counts(augmented(training.Augmentation(flip=True)), [IMAGE, IMAGE[:, ::-1]])
+    assert abs(found[0] - 200) < 5 * np.sqrt(100)
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_shift_moves_by_whole_pixels_and_fills_with_nothing(shift):
+    offsets = range(-shift, shift + 1)
+    possible = [shifted(dy, dx) for dy, dx in itertools.product(offsets, offsets)]
+    found = counts(augmented(training.Augmentation(shift=shift)), possible)
+    expected = 400 / len(possible)
+    assert found.min() > 0 and found.max() < expected + 5 * np.sqrt(expected)
+
+
+def test_shift_and_flip_are_independent():
+    possible = [
+        image
+        for dy, dx in itertools.product((-1, 0, 1), (-1, 0, 1))
+        for image in (shifted(dy, dx), shifted(dy, dx)[:, ::-1])
+    ]
+    found = counts(augmented(training.Augmentation(shift=1, flip=True)), possible)
+    assert found.min() > 0
+    assert abs(found[::2].sum() - 200) < 5 * np.sqrt(100)
+
+
+@pytest.mark.parametrize("n", [1, 7, 10, 11])
+def test_accuracy_counts_every_image_once(n):
+    """The last batch is filled up, and what fills it is not counted."""
+    images = np.zeros((n, SIZE, SIZE, 1), np.float32)
+    network = models.create(Tiny(), jax.random.key(0))
+    guess = int(jnp.argmax(network(jnp.asarray(images[0]))))
+    labels = np.full(n, guess)
+    labels[: n // 2] = (guess + 1) % CLASSES
+    expected = (n - n // 2) / n
+    assert training.accuracy(network, images, labels, 5) == pytest.approx(expected)
