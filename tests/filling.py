@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpure import checkpoints, models
+from jaxpure.types import register_pytree
 
 
 def rng(tag: str, seed: int = 1) -> np.random.Generator:
@@ -124,7 +125,7 @@ def l2_error(got: Any, want: np.ndarray) -> float:
     return float(np.linalg.norm(got - want) / np.linalg.norm(want - want.mean()))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["keys", "noise"], meta_fields=[])
+@partial(register_pytree, data_fields=["keys", "noise"], meta_fields=[])
 @dataclass(frozen=True)
 class NoiseTable:
     """Stored noise by key, in place of a generator; NaN for a key it does not know.

@@ -23,6 +23,7 @@ from jaxpure import randomness
 from jaxpure.attacks import BpdaEotHill, Pgd
 from jaxpure.defense import PurifiedClassifier
 from jaxpure.gradients import Bpda
+from jaxpure.types import register_pytree
 
 FIXTURES = ["l_inf_def0", "l_inf_def6", "l_2_def0", "l_2_def6"]
 WITHOUT_VERIFICATION = pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def purify(x, noise):
     return 0.5 + 0.9 * (x - 0.5) + 0.05 * jnp.sin(3 * x) + 0.15 * noise
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["table"], meta_fields=[])
+@partial(register_pytree, data_fields=["table"], meta_fields=[])
 @dataclass(frozen=True)
 class ToyPurifier:
     table: NoiseTable
