@@ -5,9 +5,14 @@ architecture in the file's own header, so one file is enough to rebuild it. The 
 beside it (`NAME.json`) tells people where it comes from.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import hashlib
 import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from typing import Any
 
@@ -15,13 +20,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_bytes
-from safetensors.numpy import save as save_bytes
 
 from jaxpure import models
 
 FORMAT = "jaxpure-network-1"
+_DTYPE_NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "uint32": "U32",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 class CheckpointError(ValueError):
@@ -36,9 +51,9 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def save_tree(path: epath.PathLike, tree: Any, metadata: dict[str, str]) -> None:
     """Writes a pytree of arrays as safetensors, atomically: all of it or nothing."""
-    # safetensors writes wrong bytes for arrays that are not contiguous.
-    arrays = {k: np.asarray(x, order="C") for k, x in flatten(tree).items()}
-    write_atomically(path, save_bytes(arrays, metadata))
+    arrays = {name: np.asarray(x) for name, x in flatten(tree).items()}
+    described = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+    _write(path, described, arrays.items(), metadata)
 
 
 def load_tree(path: epath.PathLike, like: Any) -> Any:
@@ -53,11 +68,8 @@ def load_tree(path: epath.PathLike, like: Any) -> Any:
 
 def write_atomically(path: epath.PathLike, content: bytes) -> None:
     """Writes a file that no reader can see half-written."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.part"
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with _appears_whole(path) as file:
+        file.write(content)
 
 
 def save(
@@ -71,29 +83,71 @@ def save(
     Args:
       path: ends in `.safetensors`.
       network: what to store.
-      card: what a user should know: data, seed, steps, accuracy, licence, ...
+      card: what a user should know: data, seed, steps, accuracy, licence, ... For a
+        denoiser, `card["diffusion"]` says what it was trained for: "schedule" as a config
+        spells it, "timesteps" (it knows those below), "variance".
       dtype: of the stored parameters; "float16" halves the file. `load` returns
         float32.
     """
-    path = epath.Path(path)
+    arrays = flatten(network.params)
+    shapes = {name: x.shape for name, x in arrays.items()}
+    values = ((name, np.asarray(x)) for name, x in arrays.items())
+    save_streamed(path, network.config, shapes, values, card, dtype)
+
+
+def save_streamed(
+    path: epath.PathLike,
+    config: models.Architecture,
+    shapes: Mapping[str, tuple[int, ...]],
+    values: Iterable[tuple[str, np.ndarray]],
+    card: dict[str, Any],
+    dtype: str = "float32",
+) -> dict[str, Any]:
+    """`save` of parameters that come one after another, and never all are in memory.
+
+    Args:
+      path: ends in `.safetensors`.
+      config: the architecture.
+      shapes: of the parameters, by dotted path, in the order of `values`.
+      values: names and arrays.
+      card: as `save`'s.
+      dtype: as `save`'s.
+
+    Returns:
+      The card as it was written.
+    """
     kinds = {cls: name for name, cls in models.REGISTRY.items()}
-    metadata = {
-        "format": FORMAT,
-        "architecture": kinds[type(network.config)],
-        "config": json.dumps(dataclasses.asdict(network.config)),  # pyright: ignore
-    }
-    stored = jax.tree.map(lambda x: np.asarray(x, dtype), network.params)
-    save_tree(path, stored, metadata)
-    details = {
+    path, kind = epath.Path(path), kinds[type(config)]
+    described = dataclasses.asdict(config)  # pyright: ignore
+    metadata = {"format": FORMAT, "architecture": kind, "config": json.dumps(described)}
+    stored = {name: (shape, np.dtype(dtype)) for name, shape in shapes.items()}
+    _write(path, stored, values, metadata)
+    trained = [math.prod(shape) for n, shape in shapes.items() if n.startswith("params.")]
+    written = {
         **card,
-        "architecture": metadata["architecture"],
-        "architecture_config": json.loads(metadata["config"]),
-        "parameters": models.num_params(network),
+        "architecture": kind,
+        "architecture_config": described,
+        "parameters": sum(trained),
         "stored_dtype": dtype,
+        "sha256": sha256(path),
     }
-    write_atomically(
-        path.with_suffix(".json"), (json.dumps(details, indent=2) + "\n").encode()
-    )
+    content = (json.dumps(written, indent=2) + "\n").encode()
+    write_atomically(path.with_suffix(".json"), content)
+    return written
+
+
+def card(name_or_path: epath.PathLike) -> dict[str, Any]:
+    """The card beside a network; empty where there is none."""
+    path = find(name_or_path).with_suffix(".json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def sha256(path: epath.PathLike) -> str:
+    digest = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def load(name_or_path: epath.PathLike) -> models.Network:
@@ -109,14 +163,20 @@ def load(name_or_path: epath.PathLike) -> models.Network:
             f"{path} is a safetensors file but not a jaxpure network (its header says "
             f"format={metadata.get('format')!r}, expected {FORMAT!r})"
         )
-    kind = metadata["architecture"]
+    kind = metadata.get("architecture")
     if kind not in models.REGISTRY:
         raise CheckpointError(
             f"{path} holds architecture {kind!r}; known: {', '.join(models.REGISTRY)}"
         )
-    values = json.loads(metadata["config"])
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    like = models.abstract(models.REGISTRY[kind](**values))
+    try:
+        values = json.loads(metadata["config"])
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        like = models.abstract(models.REGISTRY[kind](**values))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} has a header that this version does not know ({error}); convert or "
+            "train it again"
+        ) from error
     return models.Network(like.config, _fill(like.params, tensors, path))
 
 
@@ -144,18 +204,70 @@ def bundled() -> dict[str, epath.Path]:
     return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
 
 
-def _read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    content = epath.Path(path).read_bytes()
+@contextlib.contextmanager
+def _appears_whole(path: epath.PathLike) -> Iterator[Any]:
+    """A file to write to, which takes its name once all is written, and else is removed."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.part"
     try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write(
+    path: epath.PathLike,
+    described: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    values: Iterable[tuple[str, np.ndarray]],
+    metadata: dict[str, str],
+) -> None:
+    """Writes safetensors array by array.
+
+    The library's own writer wants all arrays at once and copies them; it also writes wrong
+    bytes for arrays that are not contiguous. The format is eight bytes of the header's
+    length, the header as JSON, and the arrays.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (shape, dtype) in described.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _DTYPE_NAMES[dtype.name],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # arrays begin at a multiple of eight bytes
+    with _appears_whole(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (expected, (shape, dtype)), (name, value) in zip(
+            described.items(), values, strict=True
+        ):
+            if name != expected or value.shape != tuple(shape):
+                raise ValueError(f"got {name} {value.shape}, expected {expected} {shape}")
+            file.write(np.asarray(value, dtype, order="C").tobytes())
+
+
+def _read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    path = epath.Path(path)
+    try:
+        if os.path.isfile(path):  # on this machine: mapped, not copied
+            with safe_open(path, framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, file.metadata() or {}
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
         tensors = load_bytes(content)
+        return tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {})
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}); it may be cut short "
             "or another format"
         ) from error
-    header_length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + header_length])
-    return tensors, header.get("__metadata__", {})
 
 
 def _fill(like: Any, tensors: dict[str, np.ndarray], path: epath.PathLike) -> Any:

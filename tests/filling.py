@@ -5,10 +5,10 @@ names, so no weights are stored. Noise was stored as arrays; here it is handed t
 library under the keys by which the library asks for it.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from checkpoints_convert import rules
+from checkpoints_convert.families import FAMILIES
+from checkpoints_convert.family import Contents
 from jaxpure import checkpoints, models
 from jaxpure.types import register_pytree
 
@@ -42,7 +45,9 @@ def fill(name: str, shape: Sequence[int], seed: int = 1) -> np.ndarray:
     z = rng(name, seed).standard_normal(shape).astype(np.float32)
     tenth, one = np.float32(0.1), np.float32(1)
     if len(shape) >= 2:
-        return z / np.float32(math.sqrt(math.prod(shape[1:])))
+        is_in_out = "NIN" in name and last == "W"
+        fan_in = shape[0] if is_in_out else math.prod(shape[1:])
+        return z / np.float32(math.sqrt(fan_in))
     if last == "running_var":
         return one + tenth * np.abs(z)
     if last == "weight":
@@ -51,12 +56,12 @@ def fill(name: str, shape: Sequence[int], seed: int = 1) -> np.ndarray:
 
 
 def filled(fixture: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All tensors of a reference network, counters left out, by name."""
+    """All tensors of a reference network that its function uses, by name."""
     tensors = json.loads(str(fixture["tensors"]))
     return {
         name: fill(name, shape, int(fixture["seed"]))
         for name, shape, kind in tensors
-        if kind != "counter"
+        if kind not in ("counter", "fixed")
     }
 
 
@@ -68,44 +73,30 @@ def sha256(tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-Table = Sequence[tuple[str, str]]
-"""Regular expressions, applied in turn, from a jaxpure name to the reference's."""
-
-
-def translate(table: Table, name: str) -> str:
-    for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def to_jax_layout(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """torch's OIHW or (out, in) as HWIO or (in, out); a 1x1 convolution as a matrix."""
-    if array.ndim == 4:
-        array = array.transpose(2, 3, 1, 0)
-    elif array.ndim == 2:
-        array = array.T
-    if array.ndim == 4 and len(shape) == 2 and array.shape[:2] == (1, 1):
-        array = array[0, 0]
-    return array
-
-
-def network(
-    config: models.Architecture,
-    tensors: Mapping[str, np.ndarray],
-    table: Table,
+def converted(
+    fixture: Mapping[str, np.ndarray],
+    family: str,
     dtype: Any = np.float32,
+    **changes: Any,
 ) -> models.Network:
-    """The jaxpure network with the reference's tensors, every one used exactly once."""
+    """The reference's network as the converter's table of this family makes it.
+
+    `changes` are what names and shapes cannot tell, as the command's `--set` has them.
+    """
+    tensors = filled(fixture)
+    assert sha256(tensors) == str(fixture["weights_sha256"])
+    shapes = {name: shape for name, shape, _ in json.loads(str(fixture["tensors"]))}
+    shapes = {name: tuple(shape) for name, shape in shapes.items()}
+    settings = json.loads(str(fixture["config"]))
+    contents = Contents(shapes, tensors.__getitem__, settings)
+    config = FAMILIES[family].architecture(contents)
+    config = dataclasses.replace(config, **changes)  # pyright: ignore
     like = models.abstract(config)
-    wanted = checkpoints.flatten(like.params)
-    names = {ours: translate(table, ours) for ours in wanted}
-    assert sorted(names.values()) == sorted(tensors)
-    values = []
-    for ours, target in wanted.items():
-        value = to_jax_layout(tensors[names[ours]], target.shape)
-        assert value.shape == target.shape, ours
-        values.append(jnp.asarray(value, dtype))
-    params = jax.tree.unflatten(jax.tree.structure(like.params), values)
+    targets = {name: x.shape for name, x in checkpoints.flatten(like.params).items()}
+    assigned = rules.assign(FAMILIES[family].layers(config), shapes, targets)
+    values = dict(rules.fill(assigned, tensors.__getitem__))
+    leaves = [jnp.asarray(values[name], dtype) for name in targets]
+    params = jax.tree.unflatten(jax.tree.structure(like.params), leaves)
     return models.Network(config, params)
 
 

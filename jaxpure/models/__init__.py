@@ -1,5 +1,7 @@
 """Networks: one file an architecture, and the registry that names them."""
 
+from jaxpure.models.guided_unet import GuidedUNet
+from jaxpure.models.ncsnpp import NcsnPp
 from jaxpure.models.network import (
     Architecture,
     Network,
@@ -7,16 +9,29 @@ from jaxpure.models.network import (
     create,
     num_params,
 )
+from jaxpure.models.resnet import ResNet
 from jaxpure.models.unet import UNet
+from jaxpure.models.vit import VisionTransformer
 from jaxpure.models.wide_resnet import WideResNet
 
-REGISTRY: dict[str, type] = {"unet": UNet, "wide_resnet": WideResNet}
+REGISTRY: dict[str, type] = {
+    "unet": UNet,
+    "guided_unet": GuidedUNet,
+    "ncsnpp": NcsnPp,
+    "wide_resnet": WideResNet,
+    "resnet": ResNet,
+    "vit": VisionTransformer,
+}
 
 __all__ = [
     "REGISTRY",
     "Architecture",
+    "GuidedUNet",
+    "NcsnPp",
     "Network",
+    "ResNet",
     "UNet",
+    "VisionTransformer",
     "WideResNet",
     "abstract",
     "create",

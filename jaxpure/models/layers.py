@@ -9,6 +9,7 @@ Statistics are taken in float32 whatever the compute dtype.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -18,6 +19,7 @@ from flax import nnx
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 SAME_3X3: Padding = ((1, 1), (1, 1))
+NO_PADDING: Padding = ((0, 0), (0, 0))
 
 
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -213,10 +215,32 @@ class BatchNorm(nnx.Module):
         return _add_last(_times_last(x, factor), shift)
 
 
-class Attention(nnx.Module):
-    """Single-head self-attention over pixels with a residual connection."""
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, eps 1e-6."""
 
-    def __init__(self, channels: int, num_groups: int, *, rngs: nnx.Rngs):
+    def __init__(self, features: int):
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtype = x.dtype
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))
+        centred = x - jnp.mean(x, -1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), -1, keepdims=True)
+        x = _times_last(centred * jax.lax.rsqrt(variance + 1e-6), self.scale[...])
+        return _add_last(x, self.bias[...]).astype(dtype)
+
+
+class Attention(nnx.Module):
+    """Single-head self-attention over pixels, added to its input.
+
+    The sum is multiplied by `rescale`.
+    """
+
+    def __init__(
+        self, channels: int, num_groups: int, *, rescale: float = 1.0, rngs: nnx.Rngs
+    ):
+        self.rescale = rescale
         self.norm = GroupNorm(channels, num_groups)
         self.query = Dense(channels, channels, rngs=rngs)
         self.key = Dense(channels, channels, rngs=rngs)
@@ -231,22 +255,45 @@ class Attention(nnx.Module):
         wide = jnp.promote_types(x.dtype, jnp.float32)
         weights = jax.nn.softmax(scores.astype(wide)).astype(x.dtype)
         mixed = jnp.einsum("...qk,...kc->...qc", weights, value)
-        return x + self.out(mixed).reshape(x.shape)
+        return (x + self.out(mixed).reshape(x.shape)) * self.rescale
 
 
-def timestep_embedding(t: jax.Array, features: int) -> jax.Array:
+def timestep_embedding(
+    t: jax.Array, features: int, *, cosine_first: bool = False
+) -> jax.Array:
     """Sinusoidal embedding `(..., features)` of timesteps `t` `(...)`.
 
     Sines first, then cosines; frequencies from 1 down to 1/10000 with `features/2 - 1`
-    in the denominator (Ho et al. 2020, not the transformer's `features/2`).
+    in the denominator (Ho et al. 2020). `cosine_first` is guided-diffusion's: cosines
+    first, and `features/2` in the denominator, as in the transformer.
     """
     half = features // 2
     t = jnp.asarray(t)
     dtype = t.dtype if jnp.issubdtype(t.dtype, jnp.floating) else jnp.float32
-    exponent = -math.log(10000.0) / (half - 1)
+    exponent = -math.log(10000.0) / (half if cosine_first else half - 1)
     frequencies = jnp.exp(jnp.arange(half, dtype=dtype) * exponent)
     angles = _times_last(t.astype(dtype)[..., None], frequencies)
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(parts[::-1] if cosine_first else parts, -1)
+
+
+def normalise(
+    x: jax.Array, mean: Sequence[float], std: Sequence[float], compute_dtype: str
+) -> jax.Array:
+    """Images `(..., C)` less `mean`, over `std`, then in the dtype to compute in.
+
+    Input that is wider than float32 keeps its dtype.
+    """
+    lead = (1,) * (x.ndim - 1) + (-1,)
+    x = (x - jnp.asarray(mean, x.dtype).reshape(lead)) / jnp.asarray(std, x.dtype).reshape(
+        lead
+    )
+    return x.astype(compute_dtype) if x.dtype == jnp.float32 else x
+
+
+def mean_over_pixels(x: jax.Array) -> jax.Array:
+    """Mean of `(..., H, W, C)` over height and width, in float32 at least."""
+    return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (-3, -2))
 
 
 def _over_pixels(per_channel: jax.Array) -> jax.Array:

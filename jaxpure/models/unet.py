@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpure.models.layers import Attention, Conv, Dense, GroupNorm, timestep_embedding
+from jaxpure.models.levels import build_levels, run_levels
 
 
 @dataclass(frozen=True)
@@ -83,65 +84,34 @@ class _ResBlock(nnx.Module):
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
-class _Level(nnx.Module):
-    """Residual blocks, each followed by attention or nothing, then a resize or none."""
-
-    def __init__(self, blocks, attentions, resize):
-        self.blocks = nnx.List(blocks)
-        self.attentions = nnx.List(attentions)
-        self.resize = resize
-
-    def apply_block(self, j: int, x: jax.Array, emb: jax.Array) -> jax.Array:
-        x = self.blocks[j](x, emb)
-        return self.attentions[j](x) if len(self.attentions) else x
-
-
 class _UNet(nnx.Module):
     def __init__(self, config: UNet, rngs: nnx.Rngs):
         width, mults = config.channels, config.channel_mult
-        last = len(mults) - 1
         self.config = config
         self.time1 = Dense(width, 4 * width, rngs=rngs)
         self.time2 = Dense(4 * width, 4 * width, rngs=rngs)
         self.conv_in = Conv(config.in_channels, width, rngs=rngs)
 
-        def level(sizes: list[tuple[int, int]], resolution: int, resize) -> _Level:
-            attend = resolution in config.attention_resolutions
-            return _Level(
-                [_ResBlock(config, i, o, rngs) for i, o in sizes],
-                [Attention(o, config.num_groups, rngs=rngs) for _, o in sizes if attend],
-                resize,
-            )
+        heights = [config.image_size // 2**i for i in range(len(mults))]
+        halve = {"stride": 2, "padding": ((0, 1), (0, 1)), "rngs": rngs}
+        down, up = build_levels(
+            [width * mult for mult in mults],
+            config.num_res_blocks,
+            [height in config.attention_resolutions for height in heights],
+            first=width,
+            block=lambda i, o: _ResBlock(config, i, o, rngs),
+            attention=lambda n: Attention(n, config.num_groups, rngs=rngs),
+            shrink=lambda n: Conv(n, n, **halve),
+            grow=lambda n: Conv(n, n, rngs=rngs),
+        )
+        self.down, self.up = nnx.List(down), nnx.List(up)
 
-        down, skips, current, resolution = [], [width], width, config.image_size
-        for i, mult in enumerate(mults):
-            out = width * mult
-            sizes = [(current, out)] + [(out, out)] * (config.num_res_blocks - 1)
-            skips += [out] * config.num_res_blocks
-            resize = None
-            if i < last:
-                resize = Conv(out, out, stride=2, padding=((0, 1), (0, 1)), rngs=rngs)
-                skips.append(out)
-            down.append(level(sizes, resolution, resize))
-            current = out
-            resolution = resolution // 2 if i < last else resolution
-        self.down = nnx.List(down)
+        deepest = width * mults[-1]
+        self.mid1 = _ResBlock(config, deepest, deepest, rngs)
+        self.mid_attention = Attention(deepest, config.num_groups, rngs=rngs)
+        self.mid2 = _ResBlock(config, deepest, deepest, rngs)
 
-        self.mid1 = _ResBlock(config, current, current, rngs)
-        self.mid_attention = Attention(current, config.num_groups, rngs=rngs)
-        self.mid2 = _ResBlock(config, current, current, rngs)
-
-        up = []
-        for i, mult in reversed(list(enumerate(mults))):
-            out, sizes = width * mult, []
-            for _ in range(config.num_res_blocks + 1):
-                sizes.append((current + skips.pop(), out))
-                current = out
-            resize = Conv(out, out, rngs=rngs) if i else None
-            up.append(level(sizes, resolution, resize))
-            resolution *= 2
-        self.up = nnx.List(up)  # coarsest level first
-
+        current = width * mults[0]
         self.norm_out = GroupNorm(current, config.num_groups)
         self.conv_out = Conv(current, config.out_channels, scale=0.0, rngs=rngs)
 
@@ -152,30 +122,5 @@ class _UNet(nnx.Module):
             x = x.astype(self.config.compute_dtype)
         emb = timestep_embedding(t, self.config.channels).astype(x.dtype)
         emb = self.time2(jax.nn.silu(self.time1(emb)))
-        per_level = self.config.num_res_blocks
-
-        x = self.conv_in(x)
-        skips = [x]
-        for level in self.down:
-            for j in range(per_level):
-                x = level.apply_block(j, x, emb)
-                skips.append(x)
-            if level.resize is not None:
-                x = level.resize(x)
-                skips.append(x)
-
-        x = self.mid2(self.mid_attention(self.mid1(x, emb)), emb)
-
-        for level in self.up:
-            for j in range(per_level + 1):
-                x = jnp.concatenate([x, skips.pop()], -1)
-                x = level.apply_block(j, x, emb)
-            if level.resize is not None:
-                x = level.resize(_upsample(x))
-
+        x = run_levels(self, self.conv_in(x), emb)
         return self.conv_out(jax.nn.silu(self.norm_out(x))).astype(given)
-
-
-def _upsample(x: jax.Array) -> jax.Array:
-    """Nearest-neighbour upsampling by two."""
-    return jnp.repeat(jnp.repeat(x, 2, -3), 2, -2)

@@ -4,16 +4,28 @@ Same function as RobustBench's `WideResNet` (its CIFAR-10 `Standard` is
 `WideResNet.wrn_28_10()`): pre-activation blocks, BatchNorm eps 1e-5, and a block that
 changes its width feeds the activated input to both branches. The input range is
 [0, 1]; `mean` and `std` are subtracted and divided inside.
+
+With `activation="swish"` and `pad_after` it is DeepMind's variant (Gowal et al. 2020,
+arXiv:2010.03593), RobustBench's `DMWideResNet` and DiffPure's WRN-70-16.
 """
 
 import dataclasses
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from jaxpure.models.layers import BatchNorm, Conv, Dense
+from jaxpure.models.layers import (
+    NO_PADDING,
+    SAME_3X3,
+    BatchNorm,
+    Conv,
+    Dense,
+    mean_over_pixels,
+    normalise,
+)
+
+ACTIVATIONS = {"relu": jax.nn.relu, "swish": jax.nn.swish}
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,9 @@ class WideResNet:
       in_channels: channels of an image.
       mean: per channel, or a single number for all of them.
       std: per channel, or a single number for all of them.
+      activation: "relu" or "swish".
+      pad_after: a convolution of stride 2 pads one pixel below and to the right (as
+        TensorFlow does) and not one on every side.
       compute_dtype: dtype of activations, "float32" or "bfloat16"; the input's own
         dtype where that is wider. Logits come in the dtype of the input.
     """
@@ -39,11 +54,17 @@ class WideResNet:
     in_channels: int = 3
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    activation: str = "relu"
+    pad_after: bool = False
     compute_dtype: str = "float32"
 
     def __post_init__(self):
         if self.depth < 10 or (self.depth - 4) % 6:
             raise ValueError(f"depth={self.depth}, expected 6 n + 4: 10, 16, 22, 28...")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation={self.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
+            )
 
     @classmethod
     def wrn_28_10(cls, **changes) -> "WideResNet":
@@ -65,22 +86,30 @@ class WideResNet:
 
 
 class _Block(nnx.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
+    def __init__(
+        self, config: WideResNet, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs
+    ):
+        padding = ((0, 1), (0, 1)) if config.pad_after and stride == 2 else SAME_3X3
+        self.activation = config.activation
         self.norm1 = BatchNorm(inputs)
-        self.conv1 = Conv(inputs, outputs, stride=stride, bias=False, rngs=rngs)
+        self.conv1 = Conv(
+            inputs, outputs, stride=stride, padding=padding, bias=False, rngs=rngs
+        )
         self.norm2 = BatchNorm(outputs)
         self.conv2 = Conv(outputs, outputs, bias=False, rngs=rngs)
-        no_pad = ((0, 0), (0, 0))
         self.shortcut = (
-            Conv(inputs, outputs, 1, stride=stride, padding=no_pad, bias=False, rngs=rngs)
+            Conv(
+                inputs, outputs, 1, stride=stride, padding=NO_PADDING, bias=False, rngs=rngs
+            )
             if inputs != outputs
             else None
         )
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        activated = jax.nn.relu(self.norm1(x, train=train))
+        act = ACTIVATIONS[self.activation]
+        activated = act(self.norm1(x, train=train))
         h = self.conv1(activated)
-        h = self.conv2(jax.nn.relu(self.norm2(h, train=train)))
+        h = self.conv2(act(self.norm2(h, train=train)))
         return h + (x if self.shortcut is None else self.shortcut(activated))
 
 
@@ -93,7 +122,7 @@ class _WideResNet(nnx.Module):
             out = 16 * 2**group * config.width
             for i in range((config.depth - 4) // 6):
                 stride = 2 if group and i == 0 else 1
-                blocks.append(_Block(current, out, stride, rngs))
+                blocks.append(_Block(config, current, out, stride, rngs))
                 current = out
         self.blocks = nnx.List(blocks)
         self.norm_out = BatchNorm(current)
@@ -101,17 +130,10 @@ class _WideResNet(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits `(..., num_classes)` of images `(..., H, W, C)` in [0, 1]."""
-        given = x.dtype
-        lead = (1,) * (x.ndim - 1) + (-1,)
-        mean = jnp.asarray(self.config.mean, given).reshape(lead)
-        std = jnp.asarray(self.config.std, given).reshape(lead)
-        x = (x - mean) / std
-        if given == jnp.float32:
-            x = x.astype(self.config.compute_dtype)
+        given, config = x.dtype, self.config
+        x = normalise(x, config.mean, config.std, config.compute_dtype)
         x = self.conv_in(x)
         for block in self.blocks:
             x = block(x, train=train)
-        x = jax.nn.relu(self.norm_out(x, train=train))
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        pooled = jnp.mean(x.astype(wide), (-3, -2))
-        return self.logits(pooled).astype(given)
+        x = ACTIVATIONS[config.activation](self.norm_out(x, train=train))
+        return self.logits(mean_over_pixels(x)).astype(given)

@@ -1,0 +1,90 @@
+"""Converts published weights: python -m checkpoints_convert SOURCE OUT.
+
+python -m checkpoints_convert --list
+python -m checkpoints_convert SOURCE OUT [--family NAME] [--set field=value ...]
+python -m checkpoints_convert --check OUT
+"""
+
+import argparse
+import sys
+
+from checkpoints_convert import published
+from checkpoints_convert.convert import check, convert
+from checkpoints_convert.families import FAMILIES
+from checkpoints_convert.rules import ConversionError
+from jaxpure.checkpoints import CheckpointError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m checkpoints_convert",
+        description="Converts published weights into a jaxpure network and its card.",
+    )
+    parser.add_argument("source", nargs="?", help="path, hf:OWNER/NAME, or URL of --list")
+    parser.add_argument("out", nargs="?", help="the .safetensors to write")
+    parser.add_argument("--family", help="known by the tensors' names if not given")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="an architecture field that the file does not tell",
+    )
+    parser.add_argument("--list", action="store_true", help="families and known weights")
+    parser.add_argument("--check", metavar="OUT", help="hash and one forward pass")
+    args = parser.parse_args()
+    try:
+        if args.list:
+            _list()
+        elif args.check:
+            _check(args.check)
+        elif args.source and args.out:
+            _convert(args)
+        else:
+            parser.error("give SOURCE and OUT, --list, or --check OUT")
+    except (ConversionError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    settings = dict(part.partition("=")[::2] for part in args.set)
+    card = convert(args.source, args.out, args.family, settings)
+    print(
+        f"{args.out}: {card['family']}, {card['architecture']} of "
+        f"{card['parameters']:,} parameters, input {card['input']}"
+    )
+
+
+def _check(path: str) -> None:
+    card = check(path)
+    print(
+        f"{path}: SHA-256 as its card says; {card['parameters']:,} parameters; one forward "
+        f"pass gives {card['output_shape']}"
+    )
+
+
+def _list() -> None:
+    print("families (--family):")
+    for family in FAMILIES.values():
+        print(f"  {family.name:20}  {family.about}")
+    print("\nknown weights:")
+    for entry in published.PUBLISHED:
+        print(f"  {entry.name}")
+        details = {
+            "file": entry.file,
+            "family": entry.family or "none: not converted",
+            "where": entry.where,
+            "size": f"{entry.size:,} bytes" if entry.size else "",
+            "md5": entry.md5,
+            "sha256": f"{entry.sha256}..." if entry.sha256 else "",
+            "licence": entry.licence,
+            "note": entry.note,
+        }
+        for key, value in details.items():
+            if value:
+                print(f"    {key:8}{value}")
+
+
+if __name__ == "__main__":
+    main()
