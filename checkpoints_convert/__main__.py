@@ -2,17 +2,18 @@
 
 python -m checkpoints_convert --list
 python -m checkpoints_convert SOURCE OUT [--family NAME] [--set field=value ...]
-python -m checkpoints_convert --check OUT
+python -m checkpoints_convert --check OUT [--data cifar10]
 """
 
 import argparse
 import sys
 
 from checkpoints_convert import published
-from checkpoints_convert.convert import check, convert
+from checkpoints_convert.conversion import check, convert
 from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.rules import ConversionError
 from jaxpure.checkpoints import CheckpointError
+from jaxpure.data import DataError
 
 
 def main() -> None:
@@ -32,17 +33,18 @@ def main() -> None:
     )
     parser.add_argument("--list", action="store_true", help="families and known weights")
     parser.add_argument("--check", metavar="OUT", help="hash and one forward pass")
+    parser.add_argument("--data", help="with --check: measure accuracy on this test set")
     args = parser.parse_args()
     try:
         if args.list:
             _list()
         elif args.check:
-            _check(args.check)
+            _check(args.check, args.data)
         elif args.source and args.out:
             _convert(args)
         else:
             parser.error("give SOURCE and OUT, --list, or --check OUT")
-    except (ConversionError, CheckpointError) as error:
+    except (ConversionError, CheckpointError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -56,12 +58,15 @@ def _convert(args: argparse.Namespace) -> None:
     )
 
 
-def _check(path: str) -> None:
-    card = check(path)
+def _check(path: str, dataset: str | None) -> None:
+    card = check(path, dataset)
     print(
         f"{path}: SHA-256 as its card says; {card['parameters']:,} parameters; one forward "
         f"pass gives {card['output_shape']}"
     )
+    if dataset is not None:
+        n = card["num_examples"]
+        print(f"{100 * card['accuracy']:.2f}% of the {n:,} test images of {dataset}")
 
 
 def _list() -> None:

@@ -6,7 +6,6 @@ checkpoint is told apart by its first bytes and refused in a sentence.
 """
 
 import argparse
-import collections
 import contextlib
 import hashlib
 import json
@@ -184,7 +183,6 @@ def _harmless() -> list[Any]:
     numbers = [type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "bool")]
     return [
         argparse.Namespace,
-        collections.defaultdict,
         np.dtype,
         *numbers,
         scalar,
@@ -280,12 +278,14 @@ def _scheduler(folder: Path) -> dict[str, Any]:
 
 def _describe_scheduler(folder: Path) -> dict[str, Any]:
     try:
-        from diffusers import DDPMScheduler
+        from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     except ImportError as error:
         raise ConversionError(
             f"{folder}: pip install 'jaxpure[convert]' to read its scheduler"
         ) from error
-    config = DDPMScheduler.from_pretrained(folder).config
+    config: Any = DDPMScheduler.load_config(folder)
+    scheduler: Any = DDPMScheduler.from_config(config)
+    config = scheduler.config  # with the defaults filled in
     names = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
     kind = names.get(config["beta_schedule"])
     if kind is None or config["prediction_type"] != "epsilon":

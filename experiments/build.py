@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments import config as configs
-from jaxpure import attacks, checkpoints, data, gradients, purifiers, randomness
+from experiments import weights
+from jaxpure import attacks, data, gradients, purifiers, randomness
 from jaxpure.attacks import Pgd
 from jaxpure.defense import PurifiedClassifier, noise_parts
 from jaxpure.diffusion import RULES, SCHEDULES
@@ -57,14 +58,8 @@ def experiment(config: configs.RunConfig) -> Experiment:
         )
     if config.batch_size < 1:
         raise configs.ConfigError(f"batch_size={config.batch_size}, expected at least 1")
-    dataset = data.load(
-        config.data.name,
-        config.data.split,
-        num_examples=config.data.num_examples or None,
-        data_dir=config.data.data_dir or None,
-    )
-    classifier = _network(config.classifier, config.compute_dtype, dataset)
-    denoiser = _network(config.denoiser, config.compute_dtype, dataset)
+    dataset = load_data(config.data, config.data.split)
+    classifier, denoiser = _classifier(config, dataset), _denoiser(config, dataset)
     try:
         purifier = _purifier(config.purifier, denoiser)
         policy = randomness.parse_policy(config.policy, noise_parts(purifier))
@@ -83,6 +78,17 @@ def experiment(config: configs.RunConfig) -> Experiment:
     return Experiment(config, dataset, defense, seen, attack, bare, bare_attack)
 
 
+def load_data(config: configs.DataConfig, split: str) -> data.Dataset:
+    """The examples that a config names, of this split."""
+    return data.load(
+        config.name,
+        split,
+        num_examples=config.num_examples or None,
+        data_dir=config.data_dir or None,
+        image_size=config.image_size or None,
+    )
+
+
 def _trace(attack: Any, dataset: data.Dataset) -> None:
     """Traces one step, so that what does not fit is told before any work is done."""
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -91,15 +97,13 @@ def _trace(attack: Any, dataset: data.Dataset) -> None:
     jax.eval_shape(lambda a, *args: a.step(a.init(*args)), attack, key, x, label)
 
 
-def _network(name: str, compute_dtype: str, dataset: data.Dataset) -> Any:
-    network = checkpoints.load(name).replace(compute_dtype=compute_dtype)
-    expected = network.config.input_shape
-    if expected != dataset.image_shape:
-        raise configs.ConfigError(
-            f"{name} takes images of {expected}, {dataset.name} has {dataset.image_shape}; "
-            "choose the denoiser and the classifier for this data set"
-        )
-    classes = getattr(network.config, "num_classes", dataset.num_classes)
+def _classifier(config: configs.RunConfig, dataset: data.Dataset) -> Any:
+    name = config.classifier
+    network = weights.load(name).replace(compute_dtype=config.compute_dtype)
+    if not hasattr(network.config, "mean"):  # what every classifier takes off its input
+        raise configs.ConfigError(f"{name} is not a classifier: {network}")
+    _check_shape(name, network, dataset.image_shape, dataset.name)
+    classes = getattr(network.config, "num_classes", None)
     if classes != dataset.num_classes:
         raise configs.ConfigError(
             f"{name} has {classes} classes, {dataset.name} has {dataset.num_classes}"
@@ -107,9 +111,65 @@ def _network(name: str, compute_dtype: str, dataset: data.Dataset) -> Any:
     return network
 
 
+def _denoiser(config: configs.RunConfig, dataset: data.Dataset) -> Any:
+    name, purifier = config.denoiser, config.purifier
+    network = weights.load(name).replace(compute_dtype=config.compute_dtype)
+    if hasattr(network.config, "mean"):
+        raise configs.ConfigError(f"{name} is not a denoiser: {network}")
+    if getattr(network.config, "num_classes", 0):
+        raise configs.ConfigError(
+            f"{name} is class-conditional: purification has no class to tell it; choose an "
+            "unconditional denoiser"
+        )
+    shape, what = dataset.image_shape, dataset.name
+    if purifier.image_size:
+        shape = (purifier.image_size, purifier.image_size, shape[-1])
+        what = "config.purifier.image_size"
+    _check_shape(name, network, shape, what)
+    _check_training(name, weights.card(name).get("diffusion", {}), purifier)
+    return network
+
+
+def _check_shape(name: str, network: Any, shape: tuple[int, ...], what: str) -> None:
+    expected = network.config.input_shape
+    if expected != shape:
+        raise configs.ConfigError(
+            f"{name} takes images of {expected}, {what} has {shape}; choose the denoiser "
+            "and the classifier for this data set, or set config.data.image_size and "
+            "config.purifier.image_size"
+        )
+
+
+def _check_training(
+    name: str, trained: dict[str, Any], purifier: configs.PurifierConfig
+) -> None:
+    """Refuses a schedule, or timesteps, that the denoiser was not trained on."""
+    if purifier.name == "identity":
+        return
+    known, schedule = trained.get("timesteps"), trained.get("schedule", purifier.schedule)
+    if known is not None and purifier.t_star > known:
+        raise configs.ConfigError(
+            f"t_star={purifier.t_star}, but {name} was trained on timesteps below {known} "
+            "alone: choose a smaller config.purifier.t_star or another denoiser"
+        )
+    # The continuous schedule is the linear one's limit; the rule says which is used.
+    rule, _ = configs.parse_spec(purifier.step_rule)
+    if schedule == "continuous_vp":
+        if rule not in ("sde", "ode") or "continuous" not in purifier.step_rule:
+            raise configs.ConfigError(
+                f"{name} was trained in continuous time: use "
+                "config.purifier.step_rule='sde(labels=continuous)' (or ode)"
+            )
+    elif schedule != purifier.schedule:
+        raise configs.ConfigError(
+            f"schedule={purifier.schedule!r}, but {name} was trained on {schedule!r}: set "
+            "config.purifier.schedule to it"
+        )
+
+
 def _purifier(config: configs.PurifierConfig, denoiser: Any) -> Any:
     create = _find("purifier", config.name, purifiers.REGISTRY)
-    options = _accepted(config, create, ("step_rule", "schedule"))
+    options = _accepted(config, create, ("step_rule", "schedule", "image_size"))
     takes = inspect.signature(create).parameters
     if "denoiser" in takes:
         options |= {
@@ -118,7 +178,10 @@ def _purifier(config: configs.PurifierConfig, denoiser: Any) -> Any:
         }
     if "step_rule" in takes:
         options["step_rule"] = configs.build("step rule", config.step_rule, RULES)
-    return create(**options)
+    purifier = create(**options)
+    if not config.image_size:
+        return purifier
+    return purifiers.Resized(purifier, config.image_size)
 
 
 def _gradient_rule(config: configs.RunConfig, denoiser: Any) -> Any:

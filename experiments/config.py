@@ -25,16 +25,19 @@ class DataConfig:
     """Which examples.
 
     Attributes:
-      name: "digits", or a TFDS image classification set.
-      split: "test" or "train".
+      name: "digits", a TFDS image classification set, or "folder:PATH".
+      split: "test", "train", or another that the set has.
       num_examples: the first so many of the split; 0 means all.
       data_dir: TFDS's data_dir; "" means TFDS_DATA_DIR or TFDS's default.
+      image_size: images are resized and cropped to it, as evaluations on ImageNet do
+        (256 for a crop of 224); 0 means as they are.
     """
 
     name: str = "digits"
     split: str = "test"
     num_examples: int = 200
     data_dir: str = ""
+    image_size: int = 0
 
 
 @dataclass
@@ -82,6 +85,8 @@ class PurifierConfig:
       rounds: times that noising and denoising are repeated.
       start: "t_star_minus_1" (DiffPure) or "t_star" (Lee and Kim, ADDT).
       scale_input: RevPure multiplies its input by sqrt(alphas_cumprod).
+      image_size: size at which it runs, images being resized to it and back (bilinear),
+        as DiffPure does on ImageNet; 0 means the images' own.
     """
 
     name: str = "diffpure"
@@ -91,6 +96,7 @@ class PurifierConfig:
     rounds: int = 1
     start: str = "t_star_minus_1"
     scale_input: bool = False
+    image_size: int = 0
 
 
 @dataclass
@@ -99,7 +105,8 @@ class RunConfig:
 
     Attributes:
       data: the examples.
-      denoiser: name of bundled weights or path of a .safetensors file.
+      denoiser: name of bundled weights, path of a .safetensors file, `hf:OWNER/NAME`, or
+        `random:ARCHITECTURE(...)`; see experiments.weights.
       classifier: likewise.
       purifier: how images are cleaned.
       attack: how the search goes.

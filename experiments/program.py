@@ -19,6 +19,7 @@ from etils import epath
 from tqdm import tqdm
 
 from experiments import config as configs
+from experiments import weights
 from jaxpure import checkpoints, data, evaluation
 
 flags.DEFINE_string("workdir", None, "Where results go; chosen and printed if not given.")
@@ -187,8 +188,7 @@ def identity(config: Any) -> dict[str, Any]:
 def weights_digests(config: Any) -> dict[str, str]:
     """SHA-256 of the weights files that a config names: a path may be trained anew."""
     named = [name for name in ("denoiser", "classifier") if hasattr(config, name)]
-    contents = {n: checkpoints.find(getattr(config, n)).read_bytes() for n in named}
-    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return {name: weights.digest(getattr(config, name)) for name in named}
 
 
 def identity_of_dict(values: dict[str, Any]) -> dict[str, Any]:

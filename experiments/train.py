@@ -5,6 +5,7 @@ the end the averaged weights `NAME.safetensors` and the last ones `NAME-raw.safe
 each with a card. Kill it at any moment; the same command goes on where it was.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -21,6 +22,7 @@ from ml_collections import config_flags
 
 from experiments import config as configs
 from experiments import program
+from experiments.build import load_data
 from jaxpure import checkpoints, data, models, training
 from jaxpure.diffusion import schedules
 
@@ -85,15 +87,6 @@ def train(config: configs.TrainConfig, name: str, workdir: epath.Path) -> models
         )
         print(f"{path}: {card['result']}", flush=True)
     return averaged
-
-
-def load_data(config: configs.DataConfig, split: str) -> data.Dataset:
-    return data.load(
-        config.name,
-        split,
-        num_examples=config.num_examples or None,
-        data_dir=config.data_dir or None,
-    )
 
 
 def _loop(
@@ -188,14 +181,14 @@ def _card(
     workdir: epath.Path,
 ) -> dict[str, Any]:
     claim = json.loads((workdir / "config.json").read_text())
-    test = data.load(config.data.name, "test", data_dir=config.data.data_dir or None)
+    test = load_data(dataclasses.replace(config.data, num_examples=0), "test")
     if config.task == "classifier":
         score = training.accuracy(network, test.floats(), test.labels, 250)
         result = f"accuracy {score:.4f} on {len(test)} test images"
     else:
         value = _heldout_loss(config, network, test.floats()[:500])
         result = f"noise prediction loss {value:.5f} on the first 500 test images"
-    return {
+    card = {
         "name": name,
         "task": config.task,
         "data": f"{dataset.name}/{config.data.split}, {len(dataset)} images",
@@ -209,6 +202,10 @@ def _card(
         "versions": claim["versions"],
         "licence": "Apache-2.0",
     }
+    if config.task == "denoiser":
+        known = len(_signal_table(config))
+        card["diffusion"] = {"schedule": config.schedule, "timesteps": known}
+    return card
 
 
 def _heldout_loss(config, network, images: np.ndarray) -> float:

@@ -118,7 +118,7 @@ def save_streamed(
     """
     kinds = {cls: name for name, cls in models.REGISTRY.items()}
     path, kind = epath.Path(path), kinds[type(config)]
-    described = dataclasses.asdict(config)  # pyright: ignore
+    described = dataclasses.asdict(config)
     metadata = {"format": FORMAT, "architecture": kind, "config": json.dumps(described)}
     stored = {name: (shape, np.dtype(dtype)) for name, shape in shapes.items()}
     _write(path, stored, values, metadata)

@@ -3,16 +3,19 @@
 `digits` is scikit-learn's copy of the UCI handwritten digits and needs no download.
 Any other name is a TFDS image classification set, read through `tfds.data_source`
 without TensorFlow. TFDS stores its rows shuffled: where rows carry an `id`
-(`test_00042`), the number in it is the index; where they carry none but were stored by
-their number (MNIST), TFDS's shuffle is undone; else the index is the row's place in
-TFDS's own fixed order.
+(`test_00042`) or a file name, the number in it tells the index; where they carry none
+but were stored by their number (MNIST), TFDS's shuffle is undone; else the index is the
+row's place in TFDS's own fixed order. `folder:PATH` is a folder of images for each class.
 """
 
 import difflib
 import functools
 import io
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ import numpy as np
 # Without `id`, but with the published number as the key that TFDS shuffles by.
 NUMBERED = ("mnist", "fashion_mnist", "kmnist")
 
+FOLDER = "folder:"
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 DIGITS_TEST = 500  # the last 500 of the 1,797, whose writers the others do not share
 
 
@@ -65,14 +70,20 @@ def load(
     *,
     num_examples: int | None = None,
     data_dir: str | None = None,
+    image_size: int | None = None,
 ) -> Dataset:
     """Loads the first `num_examples` of a split, or all of it, in published order.
 
     Args:
-      name: "digits" or the name of a TFDS image classification set.
-      split: "train" or "test".
+      name: "digits", the name of a TFDS image classification set, or "folder:PATH": a
+        folder with a folder of images for each class, in the order of their names;
+        images in the order of their file names whatever the class.
+      split: "train" or "test", or another that the set has; a folder has none.
       num_examples: how many; None means all.
       data_dir: TFDS's data_dir; None means `TFDS_DATA_DIR` or TFDS's own default.
+      image_size: resizes each image (bilinear, antialiased) so that its shorter side is
+        8/7 of this, and crops the middle: 256 and 224, as evaluations on ImageNet do.
+        None leaves images as they are.
 
     Raises:
       DataError: unknown name, set not prepared, or too few examples.
@@ -80,8 +91,14 @@ def load(
     if num_examples is not None and num_examples < 1:
         raise DataError(f"{num_examples=}, expected at least 1")
     data_dir = os.path.expanduser(data_dir) if data_dir else None
-    read = _load_digits if name == "digits" else _load_tfds
-    dataset = read(name, split, num_examples, data_dir)
+    if name == "digits":
+        dataset = _load_digits(name, split, num_examples)
+        if image_size not in (None, dataset.image_shape[0]):
+            raise DataError(f"{image_size=}: digits have {dataset.image_shape[0]} pixels")
+    elif name.startswith(FOLDER):
+        dataset = _load_folder(name, num_examples, image_size)
+    else:
+        dataset = _load_tfds(name, split, num_examples, data_dir, image_size)
     if num_examples is not None and len(dataset) < num_examples:
         raise DataError(
             f"{name}/{split} has {len(dataset)} examples, {num_examples} were asked for"
@@ -108,8 +125,7 @@ def check(dataset: Dataset) -> None:
         )
 
 
-def _load_digits(name, split, num_examples, data_dir) -> Dataset:
-    del data_dir
+def _load_digits(name, split, num_examples) -> Dataset:
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
@@ -124,7 +140,7 @@ def _load_digits(name, split, num_examples, data_dir) -> Dataset:
     return Dataset(name, images[:n], labels[:n].astype(np.int32), indices[:n], 10)
 
 
-def _load_tfds(name, split, num_examples, data_dir) -> Dataset:
+def _load_tfds(name, split, num_examples, data_dir, image_size) -> Dataset:
     import tensorflow_datasets as tfds
 
     builder = _prepared_builder(name, data_dir)
@@ -140,29 +156,55 @@ def _load_tfds(name, split, num_examples, data_dir) -> Dataset:
         )
     skip = {"image": tfds.decode.SkipDecoding()}
     source = builder.as_data_source(split=split, decoders=skip)
-    published = _published_indices(name, split, source, "id" in features)
+    named = next((key for key in ("id", "file_name") if key in features), None)
+    published = _published_indices(name, split, source, named)
     chosen = np.argsort(published)[:num_examples]
     rows = [source[int(i)] for i in chosen]
-    images = [_decode(row["image"]) for row in rows]
-    if len({image.shape for image in images}) > 1:
-        raise DataError(
-            f"images of {name} differ in size ({images[0].shape}, ...); a set whose images "
-            "are all of one size is needed"
-        )
     return Dataset(
         name,
-        np.stack(images),
+        _decode_all(name, (io.BytesIO(row["image"]) for row in rows), image_size),
         np.array([row["label"] for row in rows], np.int32),
         published[chosen],
         features["label"].num_classes,
     )
 
 
-def _published_indices(name: str, split: str, source: Any, has_id: bool) -> np.ndarray:
-    """The published index of every row, in the order in which TFDS stores them."""
-    if has_id:
-        ids = (row["id"] for row in source)
-        return np.array([int(i.split(b"_")[-1]) for i in ids], np.int64)
+def _load_folder(name, num_examples, image_size) -> Dataset:
+    folder = Path(name.removeprefix(FOLDER)).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder")
+    classes = sorted(p for p in folder.iterdir() if p.is_dir())
+    files = [
+        (path.name, label, path)
+        for label, of_class in enumerate(classes)
+        for path in of_class.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not files:
+        raise DataError(
+            f"{folder} holds no images: a folder for each class is expected, with files "
+            f"that end in {', '.join(IMAGE_SUFFIXES)}"
+        )
+    chosen = sorted(files)[:num_examples]
+    images = _decode_all(name, (path for _, _, path in chosen), image_size)
+    labels = np.array([label for _, label, _ in chosen], np.int32)
+    return Dataset(name, images, labels, np.arange(len(chosen)), len(classes))
+
+
+def _published_indices(name: str, split: str, source: Any, named: str | None) -> np.ndarray:
+    """The published index of every row, in the order in which TFDS stores them.
+
+    `named` is the feature whose number is the index: an id counts from 0, a file name
+    (`ILSVRC2012_val_00000001.JPEG`) from 1.
+    """
+    if named:
+        texts = [row[named].decode() for row in source]
+        numbers = [re.findall(r"\d+", text.rsplit("_", 1)[-1]) for text in texts]
+        if not all(numbers):
+            text = next(t for t, n in zip(texts, numbers, strict=True) if not n)
+            raise DataError(f"{name}: {named} {text!r} ends in no number to order rows by")
+        found = np.array([int(n[0]) for n in numbers], np.int64)
+        return found - (named == "file_name")
     if name in NUMBERED:
         from tensorflow_datasets.core import hashing
 
@@ -172,11 +214,36 @@ def _published_indices(name: str, split: str, source: Any, has_id: bool) -> np.n
     return np.arange(len(source), dtype=np.int64)
 
 
-def _decode(png: bytes) -> np.ndarray:
+def _decode_all(name: str, files: Iterable[Any], image_size: int | None) -> np.ndarray:
+    """Images `(n, H, W, C)` uint8 of encoded files."""
+    images = [_decode(file, image_size) for file in files]
+    if len({image.shape for image in images}) > 1:
+        raise DataError(
+            f"images of {name} differ in size ({images[0].shape}, ...); set image_size to "
+            "bring them to one"
+        )
+    return np.stack(images)
+
+
+def _decode(file: Any, image_size: int | None) -> np.ndarray:
     from PIL import Image
 
-    image = np.asarray(Image.open(io.BytesIO(png)))
-    return image[..., None] if image.ndim == 2 else image
+    with Image.open(file) as image:
+        if image_size is not None:
+            image = _resize_and_crop(image.convert("RGB"), image_size)
+        pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _resize_and_crop(image: Any, size: int) -> Any:
+    shorter = round(size * 8 / 7)
+    width, height = image.size
+    scale = shorter / min(width, height)
+    # The longer side is cut to whole pixels, as torchvision does.
+    width, height = max(int(width * scale), shorter), max(int(height * scale), shorter)
+    image = image.resize((width, height), resample=2)  # bilinear
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
 
 
 @functools.lru_cache

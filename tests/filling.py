@@ -90,7 +90,7 @@ def converted(
     settings = json.loads(str(fixture["config"]))
     contents = Contents(shapes, tensors.__getitem__, settings)
     config = FAMILIES[family].architecture(contents)
-    config = dataclasses.replace(config, **changes)  # pyright: ignore
+    config = dataclasses.replace(config, **changes)
     like = models.abstract(config)
     targets = {name: x.shape for name, x in checkpoints.flatten(like.params).items()}
     assigned = rules.assign(FAMILIES[family].layers(config), shapes, targets)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 from flax import nnx
@@ -14,6 +14,8 @@ from jaxpure.types import register_pytree
 
 class Architecture(Protocol):
     """What a network is, without its parameters: a frozen dataclass of plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def input_shape(self) -> tuple[int, int, int]: ...
@@ -42,7 +44,7 @@ class Network:
 
     def replace(self, **changes: Any) -> "Network":
         """The same parameters under a changed configuration (compute_dtype, say)."""
-        config = dataclasses.replace(self.config, **changes)  # pyright: ignore
+        config = dataclasses.replace(self.config, **changes)
         return Network(config, self.params)
 
 

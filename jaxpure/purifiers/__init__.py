@@ -1,7 +1,7 @@
 """Purifiers: `(key, x) -> x`, one file a method, and the registry that names them.
 
 A registry's entry is called with `denoiser`, `schedule`, `step_rule` where it takes
-them, and with its own options by keyword.
+them, and with its own options by keyword. `Resized` runs any of them at another size.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from jaxpure.purifiers.ddim import ddim
 from jaxpure.purifiers.diffpure import DiffPure
 from jaxpure.purifiers.identity import Identity
 from jaxpure.purifiers.one_shot import OneShot
+from jaxpure.purifiers.resized import Resized
 from jaxpure.purifiers.revpure import RevPure
 
 REGISTRY: dict[str, Callable[..., Any]] = {
@@ -21,4 +22,4 @@ REGISTRY: dict[str, Callable[..., Any]] = {
     "identity": Identity,
 }
 
-__all__ = ["REGISTRY", "DiffPure", "Identity", "OneShot", "RevPure", "ddim"]
+__all__ = ["REGISTRY", "DiffPure", "Identity", "OneShot", "Resized", "RevPure", "ddim"]

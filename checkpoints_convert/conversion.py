@@ -1,4 +1,4 @@
-"""From a source to a jaxpure network on disk: resolve, check, recognise, translate."""
+"""From a source to a jaxpure network on disk: verify, recognise, translate, write."""
 
 import ast
 import dataclasses
@@ -6,24 +6,16 @@ import datetime
 import difflib
 import importlib.metadata
 import os
-import re
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from checkpoints_convert import published, rules, sources
 from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.family import Contents, Family
+from checkpoints_convert.locate import cache, locate
 from checkpoints_convert.rules import ConversionError
-from jaxpure import checkpoints, models
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+from jaxpure import checkpoints, data, models, training
 
 
 def convert(
@@ -63,7 +55,7 @@ def convert(
         raise ConversionError(f"{source} does not fit {chosen.name}: {error}") from error
     card = {
         "family": chosen.name,
-        "source": source,
+        "source": source if entry or source.startswith("hf:") else Path(source).name,
         "source_file": sources.weights_file(path).name,
         "source_bytes": digest.size,
         "source_sha256": digest.sha256,
@@ -81,8 +73,13 @@ def convert(
     return checkpoints.save_streamed(out, config, named, values, card)
 
 
-def check(path: str | os.PathLike[str]) -> dict[str, Any]:
+def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str, Any]:
     """Recomputes a network's hash against its card and runs one forward pass.
+
+    Args:
+      path: a converted network.
+      dataset: a set that `jaxpure.data.load` knows: a classifier's accuracy on all of its
+        test split is measured too, and added to what is returned.
 
     Raises:
       CheckpointError: the file is not the one that the card describes, or its output is
@@ -110,81 +107,24 @@ def check(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise checkpoints.CheckpointError(
             f"{path}: the output of a grey image is not finite"
         )
-    return {**card, "output_shape": out.shape}
+    checked = {**card, "output_shape": out.shape}
+    if dataset is not None:
+        test = data.load(dataset, "test")
+        if network.config.input_shape != test.image_shape or extra:
+            raise checkpoints.CheckpointError(
+                f"{path} takes {card['input']}; {dataset} has images of {test.image_shape}"
+            )
+        right = training.accuracy(network, test.floats(), test.labels, 500)
+        checked |= {"accuracy": right, "num_examples": len(test)}
+    return checked
 
 
 def converted_from_hub(hub_id: str) -> Path:
     """The converted network of a hub id, converted once and kept in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    out = Path(home) / "jaxpure" / "converted" / f"{hub_id.replace('/', '--')}.safetensors"
+    out = cache("converted") / f"{hub_id.replace('/', '--')}.safetensors"
     if not out.exists():
         convert(f"hf:{hub_id}", out)
     return out
-
-
-def locate(source: str) -> tuple[Path, published.Published | None]:
-    """The file or folder that a source means, fetched if need be, and what it should be."""
-    if source.startswith(("http://", "https://")):
-        entry = published.by_address(source)
-        if entry is None:
-            raise ConversionError(
-                f"{source} is not a URL of --list: download it and give the path"
-            )
-        return _download(source, entry.file), entry
-    if source.startswith("hf:"):
-        return _from_hub(source.removeprefix("hf:")), published.by_address(source)
-    path = Path(source)
-    if path.exists():
-        return path, None
-    if HUB_ID.fullmatch(source) and not path.suffix.strip("."):
-        return _from_hub(source), published.by_address(f"hf:{source}")
-    if HUB_ID.fullmatch(source) and published.by_address(f"hf:{source}"):
-        return _from_hub(source), published.by_address(f"hf:{source}")
-    raise ConversionError(
-        f"{source} is not a file or folder here, nor a URL of --list; a hub id is given as "
-        "hf:OWNER/NAME"
-    )
-
-
-def _download(url: str, name: str) -> Path:
-    """Fetches a URL into a folder of the user's cache, once."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    out = Path(home) / "jaxpure" / "downloads" / name
-    if out.exists():
-        return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{name}.") as part:
-        try:
-            with urllib.request.urlopen(url, timeout=60) as response:
-                length = int(response.headers.get("Content-Length", 0)) or None
-                with tqdm.wrapattr(response, "read", total=length, desc=name) as body:
-                    shutil.copyfileobj(body, part, 1 << 20)
-        except (urllib.error.URLError, OSError) as error:
-            raise ConversionError(f"could not fetch {url}: {error}") from error
-        part.flush()
-        os.link(part.name, out)
-    return out
-
-
-def _from_hub(hub_id: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ImportError as error:
-        raise ConversionError(
-            f"pip install 'jaxpure[convert]' to fetch {hub_id} from the hub"
-        ) from error
-    patterns = [
-        "*.json",
-        *sources.WEIGHT_FILES,
-        *(f"unet/{n}" for n in sources.WEIGHT_FILES),
-    ]
-    try:
-        files = snapshot_download(hub_id, allow_patterns=patterns)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ConversionError(f"could not fetch {hub_id} from the hub: {first}") from error
-    return Path(files)
 
 
 def _verified(

@@ -1,0 +1,46 @@
+"""Purification at another size of image: bilinear there, bilinear back.
+
+DiffPure's way with ImageNet: images and classifiers have 224 pixels, the denoiser 256
+(torch's `interpolate`, bilinear without antialiasing, corners not aligned).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxpure.randomness import PartKeys
+from jaxpure.types import Image, Key, register_pytree
+
+
+@partial(register_pytree, data_fields=["purifier"], meta_fields=["image_size"])
+@dataclass(frozen=True, eq=False)
+class Resized:
+    """Runs a purifier on images of `image_size`, whatever the size of its input.
+
+    Attributes:
+      purifier: `(key, x) -> x`, a callable pytree.
+      image_size: height and width at which it runs.
+    """
+
+    purifier: Any
+    image_size: int
+
+    @property
+    def noise_parts(self) -> tuple[str, ...]:
+        return getattr(self.purifier, "noise_parts", ())
+
+    @property
+    def denoiser_evaluations(self) -> int | None:
+        return getattr(self.purifier, "denoiser_evaluations", None)
+
+    def __call__(self, key: Key | PartKeys, x: Image) -> Image:
+        there = resize(x, (self.image_size, self.image_size))
+        return resize(self.purifier(key, there), x.shape[:2])
+
+
+def resize(x: Image, size: tuple[int, ...]) -> Image:
+    """Bilinear interpolation of `(H, W, C)` to `(*size, C)`, pixels as areas."""
+    shape = (*size, x.shape[-1])
+    return jax.image.resize(x, shape, method="linear", antialias=False)
