@@ -180,6 +180,68 @@ def test_too_many_examples(prepared):
         data.load("mnist", num_examples=13, data_dir=prepared)
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes, images of several sizes, numbered through the classes."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for name in ("n01", "n02", "n03"):
+        (tmp_path / name).mkdir()
+    sizes = [(40, 30), (30, 40), (56, 32), (32, 32)]  # width, height
+    for i, (label, size) in enumerate(
+        zip(("n02", "n01", "n02", "n03"), sizes, strict=True)
+    ):
+        pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / label / f"val_{i:04d}.png")
+    (tmp_path / "n01" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_a_folder_is_read_in_the_order_of_file_names(folder):
+    loaded = data.load(f"folder:{folder}", num_examples=3, image_size=28)
+    assert loaded.images.shape == (3, 28, 28, 3) and loaded.images.dtype == np.uint8
+    assert loaded.labels.tolist() == [1, 0, 1]
+    assert loaded.indices.tolist() == [0, 1, 2]
+    assert loaded.num_classes == 3
+
+
+def test_resizing_and_cropping_keep_the_middle(folder):
+    from PIL import Image
+
+    image = Image.open(folder / "n03" / "val_0003.png")  # 32 pixels: only cropped
+    loaded = data.load(f"folder:{folder}", image_size=28)
+    np.testing.assert_array_equal(loaded.images[3], np.asarray(image)[2:30, 2:30])
+    wide = Image.open(folder / "n02" / "val_0002.png")  # 56x32: the sides are cut off
+    np.testing.assert_array_equal(loaded.images[2], np.asarray(wide)[2:30, 14:42])
+
+
+def test_images_of_several_sizes_need_one(folder):
+    with pytest.raises(data.DataError, match="differ in size.*set image_size"):
+        data.load(f"folder:{folder}")
+
+
+def test_a_folder_without_images(tmp_path):
+    with pytest.raises(data.DataError, match="holds no images: a folder for each class"):
+        data.load(f"folder:{tmp_path}")
+    with pytest.raises(data.DataError, match="is not a folder"):
+        data.load(f"folder:{tmp_path}/none")
+
+
+def test_published_numbers_are_read_off_ids_and_file_names():
+    def rows(key, *texts):
+        return [{key: text} for text in texts]
+
+    names = rows(
+        "file_name", b"ILSVRC2012_val_00000003.JPEG", b"ILSVRC2012_val_00000001.JPEG"
+    )
+    assert data._published_indices("x", "test", names, "file_name").tolist() == [2, 0]
+    ids = rows("id", b"test_00042", b"test_00007")
+    assert data._published_indices("x", "test", ids, "id").tolist() == [42, 7]
+    with pytest.raises(data.DataError, match="'abc' ends in no number"):
+        data._published_indices("x", "test", rows("id", b"abc"), "id")
+
+
 def test_bad_split(prepared):
     with pytest.raises(data.DataError, match="no split 'valid'; it has train and test"):
         data.load("digits", "valid")
@@ -245,7 +307,7 @@ def test_rows_lie_shuffled_on_disk_as_tfds_shuffles_them(name, prepared):
 
 def test_only_the_first_examples_are_decoded(prepared, monkeypatch):
     decode, decoded = data._decode, []
-    monkeypatch.setattr(data, "_decode", lambda png: decoded.append(png) or decode(png))
+    monkeypatch.setattr(data, "_decode", lambda *a: decoded.append(a) or decode(*a))
     loaded = data.load("cifar10", num_examples=3, data_dir=prepared)
     assert len(decoded) == 3
     np.testing.assert_array_equal(loaded.images, CONTENT["cifar10"]["test"][0][:3])

@@ -24,7 +24,7 @@ from jaxpure.diffusion import (
     make_chain,
     reverse,
 )
-from jaxpure.purifiers import REGISTRY
+from jaxpure.purifiers import REGISTRY, Resized
 from jaxpure.randomness import PartKeys, noise_at, part
 
 SHAPE = (3, 2, 2)
@@ -268,6 +268,28 @@ def test_revpure_scales_its_input_or_not():
         chex.assert_trees_all_close(
             purified(purifier, key, x), (expected + 1) / 2, rtol=1e-6, atol=1e-6
         )
+
+
+def test_resized_purifies_at_its_own_size():
+    """The purifier meets images of that size, and its noise stays addressed by part."""
+    seen = []
+
+    def spy(key, x):
+        seen.append(x.shape)
+        return x
+
+    x = images(1)[0]
+    assert Resized(spy, 8)(keys(1)[0], x).shape == x.shape
+    assert seen == [(8, 8, SHAPE[-1])]
+    inner = build("diffpure")
+    outer = Resized(inner, 6)
+    assert outer.noise_parts == inner.noise_parts
+    assert outer.denoiser_evaluations == inner.denoiser_evaluations
+    key, other = keys(2)
+    kept = outer(PartKeys(key, {part: other for part in outer.noise_parts}), x)
+    chex.assert_trees_all_close(kept, outer(other, x), rtol=1e-6)
+    gradient = jax.grad(lambda x: outer(key, x).sum())(x)
+    assert gradient.shape == x.shape and jnp.isfinite(gradient).all()
 
 
 def test_one_shot_stays_in_the_range_of_images():

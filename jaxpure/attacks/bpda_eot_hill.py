@@ -55,7 +55,7 @@ class BpdaEotHill:
       eps: radius of the ball, in units of the image's range [0, 1].
       step_size: length of a step (2/255 in the paper).
       num_steps: updates (50 in the paper).
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       verify_samples: defense draws of a verification (150 in the paper), taken under the
         policy's selection keys; 0 trusts the attack's own draws.
     """

@@ -1,10 +1,18 @@
-"""Losses that attacks climb: `(logits, label) -> ()`, larger is worse for the defense."""
+"""Losses that attacks climb: `(logits, label) -> ()`, larger is worse for the defense.
+
+Targeted ones are `(logits, label, target) -> ()` and rise as the logit of one wrong class,
+the target, overtakes the true one.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxpure.types import Label, Logits, LossFn
+
+TargetedLossFn = Callable[[Logits, Label, Label], jax.Array]
 
 
 def cross_entropy(logits: Logits, label: Label) -> jax.Array:
@@ -30,6 +38,26 @@ def dlr(logits: Logits, label: Label) -> jax.Array:
     return margin(logits, label) / (top[0] - top[2] + 1e-12)
 
 
+def targeted_margin(logits: Logits, label: Label, target: Label) -> jax.Array:
+    """The target's logit minus the true one."""
+    return logits[target] - logits[label]
+
+
+def targeted_dlr(logits: Logits, label: Label, target: Label) -> jax.Array:
+    """Targeted difference of logits ratio (Croce and Hein 2020, eq. 7).
+
+    The targeted margin over z1 - (z3 + z4) / 2. Needs four classes or more.
+    """
+    if logits.shape[-1] < 4:
+        raise ValueError(
+            f"the targeted_dlr loss needs at least 4 classes, got {logits.shape[-1]}; "
+            "use margin"
+        )
+    top = jax.lax.top_k(logits, 4)[0]
+    spread = top[0] - 0.5 * (top[2] + top[3])
+    return targeted_margin(logits, label, target) / (spread + 1e-12)
+
+
 def _best_wrong(logits: Logits, label: Label) -> jax.Array:
     is_true = jnp.arange(logits.shape[-1]) == label
     return jnp.max(jnp.where(is_true, -jnp.inf, logits))
@@ -39,4 +67,9 @@ LOSSES: dict[str, LossFn] = {
     "cross_entropy": cross_entropy,
     "margin": margin,
     "dlr": dlr,
+}
+
+TARGETED_LOSSES: dict[str, TargetedLossFn] = {
+    "targeted_margin": targeted_margin,
+    "targeted_dlr": targeted_dlr,
 }

@@ -4,6 +4,7 @@ Expectation over transformation (Athalye et al. 2018) is the mean over keys, tak
 turn so that memory does not grow with the number of draws.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpure.attacks.losses import LOSSES, margin
+from jaxpure.attacks.losses import LOSSES, TARGETED_LOSSES, margin
 from jaxpure.randomness import Policy, attack_keys
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -33,7 +34,7 @@ class Look(NamedTuple):
 @partial(
     register_pytree,
     data_fields=["defense"],
-    meta_fields=["policy", "loss", "average", "eot_samples"],
+    meta_fields=["policy", "loss", "average", "eot_samples", "targeted"],
 )
 @dataclass(frozen=True, eq=False)
 class Objective:
@@ -45,6 +46,7 @@ class Objective:
       loss: name of the loss.
       average: "loss" is the mean loss over draws, "logits" the loss of mean logits.
       eot_samples: draws for every gradient and every selection.
+      targeted: the loss is one of TARGETED_LOSSES, and `look` is told the target.
     """
 
     defense: Any
@@ -52,10 +54,12 @@ class Objective:
     loss: str = "cross_entropy"
     average: str = "loss"
     eot_samples: int = 1
+    targeted: bool = False
 
     def __post_init__(self):
+        losses = TARGETED_LOSSES if self.targeted else LOSSES
         for what, value, known in (
-            ("loss", self.loss, tuple(LOSSES)),
+            ("loss", self.loss, tuple(losses)),
             ("average", self.average, AVERAGES),
         ):
             if value not in known:
@@ -73,37 +77,65 @@ class Objective:
         extra = 0 if self.policy.selection_is_free else self.draws(self.policy.selection)
         return self.draws(self.policy.gradient) + extra
 
-    def look(self, key: Key, step: jax.Array, x: Image, label: Label) -> Look:
+    def look(
+        self,
+        key: Key,
+        step: jax.Array,
+        x: Image,
+        label: Label,
+        target: Label | None = None,
+    ) -> Look:
         """Gradient and logits at `x` under the keys of this step of example `key`."""
-        policy = self.policy
-        draws = self.draws(policy.gradient)
-        keys = attack_keys(policy, "gradient", key, step, draws)
-        gradient, logits = self.gradient(keys, x, label)
-        if not policy.selection_is_free:
-            draws = self.draws(policy.selection)
-            keys = attack_keys(policy, "selection", key, step, draws)
-            logits = jax.lax.map(lambda k: self.defense(k, x), keys)
+        gradient, logits = self.gradient(self.gradient_keys(key, step), x, label, target)
+        if not self.policy.selection_is_free:
+            logits = self.selection_logits(key, step, x)
         return Look(gradient, logits)
 
-    def gradient(self, keys: Any, x: Image, label: Label) -> tuple[jax.Array, jax.Array]:
+    def gradient_keys(self, key: Key, step: jax.Array) -> Any:
+        draws = self.draws(self.policy.gradient)
+        return attack_keys(self.policy, "gradient", key, step, draws)
+
+    def selection_logits(self, key: Key, step: jax.Array, x: Image) -> jax.Array:
+        """Logits `(draws, classes)` at `x` under the selection keys of this step."""
+        draws = self.draws(self.policy.selection)
+        keys = attack_keys(self.policy, "selection", key, step, draws)
+        return jax.lax.map(lambda k: self.defense(k, x), keys)
+
+    def gradient(
+        self, keys: Any, x: Image, label: Label, target: Label | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """The loss's gradient over stacked `keys`, and the logits `(draws, classes)`."""
-        loss = LOSSES[self.loss]
+        loss = self.loss_of(label, target)
         if self.average == "logits":
 
             def of_mean(x):
                 logits = jax.lax.map(lambda k: self.defense(k, x), keys)
-                return loss(jnp.mean(logits, 0), label), logits
+                return loss(jnp.mean(logits, 0)), logits
 
             return jax.grad(of_mean, has_aux=True)(x)
 
         def of_one(x, key):
             logits = self.defense(key, x)
-            return loss(logits, label), logits
+            return loss(logits), logits
 
         gradients, logits = jax.lax.map(
             lambda k: jax.grad(of_one, has_aux=True)(x, k), keys
         )
         return jnp.mean(gradients, 0), logits
+
+    def loss_of(self, label: Label, target: Label | None = None) -> Callable:
+        """The loss as a function of logits `(classes,)` alone."""
+        if self.targeted:
+            return lambda logits: TARGETED_LOSSES[self.loss](logits, label, target)
+        return lambda logits: LOSSES[self.loss](logits, label)
+
+    def mean_loss(
+        self, logits: jax.Array, label: Label, target: Label | None = None
+    ) -> jax.Array:
+        """Mean loss `()` of draws `(n, classes)`; -inf where one is not finite."""
+        losses = jax.vmap(self.loss_of(label, target))(logits)
+        finite = jnp.all(jnp.isfinite(logits)) & jnp.all(jnp.isfinite(losses))
+        return jnp.where(finite, jnp.mean(losses), -jnp.inf)
 
 
 class Verdict(NamedTuple):
@@ -132,3 +164,19 @@ def judge_draws(logits: jax.Array, label: Label) -> Verdict:
         jnp.mean(wrong.astype(logits.dtype)),
         jnp.mean(jnp.where(finite, margins, -jnp.inf)),
     )
+
+
+def rival(logits: jax.Array, label: Label, rank: jax.Array) -> jax.Array:
+    """The wrong class of this rank by mean logit over draws `(n, classes)`; 0: highest."""
+    mean = jnp.mean(logits, 0)
+    first = jnp.arange(mean.size) == label
+    return jnp.argsort(jnp.where(first, jnp.inf, mean), descending=True)[rank + 1]
+
+
+def check_targets(num_targets: int, classes: int) -> None:
+    """Raises ValueError where a defense has too few classes for so many targets."""
+    if num_targets > classes - 1:
+        raise ValueError(
+            f"{num_targets=} is more than the wrong classes of a defense with {classes} "
+            f"classes; use at most {classes - 1}"
+        )

@@ -5,6 +5,7 @@ L1 norm are summed). With `average="logits"`, `random_start=False` and BPDA it m
 updates of BPDA+EOT (Hill et al. 2021); their protocol is bpda_eot_hill's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ class Pgd:
       step_size: length of a step in the ball's norm.
       num_steps: updates.
       momentum: weight of the previous gradients.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1".
       random_start: begin at a random point of the ball instead of at the image.
     """
 
@@ -158,16 +159,34 @@ class Pgd:
         )
 
 
-def check_ball(norm: str, eps: float, step_size: float, num_steps: int) -> None:
-    """Raises ValueError for a ball or a budget that makes no sense."""
-    if norm not in NORMS:
-        raise ValueError(f"{norm=}, expected one of {', '.join(NORMS)}")
+def check_ball(
+    norm: str,
+    eps: float,
+    step_size: float = 0.0,
+    num_steps: int = 0,
+    norms: Sequence[str] = tuple(NORMS),
+) -> None:
+    """Raises ValueError for a ball or a budget that makes no sense.
+
+    Args:
+      norm: its name.
+      eps: its radius, in units of the image's range [0, 1].
+      step_size: 0 for an attack that has none to give.
+      num_steps: updates.
+      norms: those that the attack has.
+    """
+    if norm not in norms:
+        raise ValueError(f"{norm=}, expected one of {', '.join(norms)}")
     if norm == "linf" and not 0 <= eps <= 1:
         raise ValueError(f"{eps=}, expected 0 to 1: images are in [0, 1]")
-    if eps < 0 or step_size < 0:
-        raise ValueError(f"{eps=}, {step_size=}, expected both at least 0")
-    if num_steps < 0:
-        raise ValueError(f"{num_steps=}, expected at least 0")
+    check_at_least(0, eps=eps, step_size=step_size, num_steps=num_steps)
+
+
+def check_at_least(least: float, **options: float) -> None:
+    """Raises ValueError for the first option that is less."""
+    for name, value in options.items():
+        if not value >= least:
+            raise ValueError(f"{name}={value!r}, expected at least {least}")
 
 
 def clean_gradient(gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -3,13 +3,21 @@
 import dataclasses
 import inspect
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import build
 from experiments import config as configs
-from jaxpure import checkpoints
+from jaxpure import checkpoints, models
 from jaxpure.data import DataError
+
+
+RANDOM_UNET = (
+    "random:unet(image_size=8,in_channels=1,out_channels=1,channels=8,channel_mult=1|2,"
+    "num_res_blocks=1,attention_resolutions=4,num_groups=4)"
+)
+RANDOM_UNET_16 = RANDOM_UNET.replace("image_size=8", "image_size=16")
 
 
 def config_with(**changes):
@@ -46,7 +54,27 @@ def config_with(**changes):
         ({"purifier__step_rule": "ddim(eta=x)"}, ("eta=x", "float")),
         ({"purifier__step_rule": "ddim(eta=0.5"}, ("closing bracket",)),
         ({"purifier__step_rule": "ddpm(variance=big)"}, ("big", "fixed_large")),
-        ({"purifier__t_star": 2000}, ("1999", "999")),
+        ({"purifier__t_star": 2000}, ("t_star=2000", "digits_denoiser", "below 1000")),
+        ({"purifier__schedule": "cosine"}, ("'cosine'", "digits_denoiser", "'linear'")),
+        ({"purifier__image_size": 16}, ("(8, 8, 1)", "(16, 16, 1)", "purifier.image_size")),
+        ({"data__image_size": 16}, ("image_size=16", "8 pixels")),
+        ({"denoiser": "digits_classifier"}, ("digits_classifier is not a denoiser",)),
+        ({"classifier": "digits_denoiser"}, ("digits_denoiser is not a classifier",)),
+        ({"classifier": "cifar10_classifier"}, ("(32, 32, 3)", "(8, 8, 1)")),
+        (
+            {"classifier": "random:wide_resnet(image_size=8,in_channels=1,num_classes=7)"},
+            ("has 7 classes", "digits has 10"),
+        ),
+        ({"classifier": "random:resnext"}, ("resnext", "'resnet'")),
+        ({"denoiser": RANDOM_UNET + "x"}, ("closing bracket",)),
+        (
+            {
+                "denoiser": "random:guided_unet(image_size=8,in_channels=1,num_classes=3,"
+                "channels=32,channel_mult=1|1,num_res_blocks=1)"
+            },
+            ("class-conditional",),
+        ),
+        ({"denoiser": "hf:nobody"}, ("nobody",)),
         ({"purifier__name": "one_shot", "purifier__rounds": 3}, ("one_shot", "rounds")),
         ({"judging_keys": 1}, ("judging_keys=1", "at least 2")),
         ({"batch_size": 0}, ("batch_size=0",)),
@@ -94,7 +122,8 @@ def test_replay_and_fresh_differ_in_the_policy_alone():
         {"purifier__step_rule": "ddim(eta=0.5,num_steps=7)"},
         {"purifier__step_rule": "sde", "purifier__rounds": 2},
         {"purifier__step_rule": "ode", "purifier__start": "t_star"},
-        {"purifier__schedule": "cosine"},
+        {"purifier__schedule": "cosine", "denoiser": RANDOM_UNET},
+        {"purifier__image_size": 16, "denoiser": RANDOM_UNET_16},
         {"gradient": "surrogate(t_star=5,step_rule=ddim(num_steps=2))"},
         {"policy": "fresh,forward=replay"},
         {"attack__norm": "l2", "attack__momentum": 0.9, "attack__loss": "dlr"},
@@ -110,6 +139,20 @@ def test_options_reach_the_library(changes):
     evaluations *= changes.get("purifier__rounds", 1)
     assert built.defense.purifier.denoiser_evaluations == evaluations
     assert built.attack.eps == pytest.approx(0.2)
+
+
+def test_a_denoiser_of_continuous_time_needs_a_rule_of_it(tmp_path):
+    config = models.NcsnPp(
+        image_size=8, in_channels=1, channels=16, channel_mult=(1, 1), num_res_blocks=1
+    )
+    network = models.create(config, jax.random.key(0))
+    path = str(tmp_path / "ncsnpp.safetensors")
+    checkpoints.save(path, network, {"diffusion": {"schedule": "continuous_vp"}})
+    with pytest.raises(configs.ConfigError, match="continuous time: use .*sde"):
+        build.experiment(config_with(denoiser=path))
+    rule = "sde(labels=continuous)"
+    built = build.experiment(config_with(denoiser=path, purifier__step_rule=rule))
+    assert built.defense.purifier.denoiser_evaluations == 50
 
 
 def test_specs_nest():
