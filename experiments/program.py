@@ -135,9 +135,7 @@ def workdir(name: str, config: Any) -> epath.Path:
     Raises:
       WorkdirError: it holds the run of another config.
     """
-    if flags.FLAGS.data_dir:
-        config.data.data_dir = flags.FLAGS.data_dir
-    wanted = identity(config)
+    wanted = identity(with_data_dir(config))
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
     path = epath.Path(flags.FLAGS.workdir or f"runs/{name}-{digest}")
     held = path / "config.json"
@@ -156,6 +154,13 @@ def workdir(name: str, config: Any) -> epath.Path:
             )
     print(f"workdir: {path}", flush=True)
     return path
+
+
+def with_data_dir(config: Any) -> Any:
+    """The config with the directory that `--data_dir` gives, if it is given."""
+    if flags.FLAGS.data_dir:
+        config.data.data_dir = flags.FLAGS.data_dir
+    return config
 
 
 def claim(path: epath.Path, name: str, config: Any) -> None:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpure.attacks.losses import LOSSES
-from jaxpure.attacks.norms import NORMS
+from jaxpure.attacks.norms import NORMS, random_direction
 from jaxpure.attacks.objective import (
     Look,
     Objective,
@@ -39,7 +39,6 @@ from jaxpure.types import Image, Key, Label, register_pytree
 
 TARGETED = "targeted_dlr"
 SELECTIONS = ("reference", "consistent")
-LINF = NORMS["linf"].ascent, NORMS["linf"].project
 MOMENTUM = 0.25  # share of the last movement in an update, from the second one on
 
 # In L1: the share of pixels that the first updates change; what the number of pixels
@@ -181,9 +180,7 @@ class Apgd:
         targeted = loss == TARGETED
         objective = Objective(defense, policy, loss, "loss", eot_samples, targeted)
         targets = num_targets if targeted else 1
-        return cls(
-            objective, eps, num_steps, num_restarts, rho, norm, targets, selection
-        )
+        return cls(objective, eps, num_steps, num_restarts, rho, norm, targets, selection)
 
     @property
     def policy(self) -> Policy:
@@ -339,8 +336,8 @@ class Apgd:
         if self.norm == "l1":
             moved = sparse_ascend(x, original, gradient, run.step_size, run.share, eps)
         else:
-            ascent, project = (l2_unit, l2_project) if self.norm == "l2" else LINF
-            moved = project(x + run.step_size * ascent(gradient), original, eps)
+            project = l2_project if self.norm == "l2" else NORMS["linf"].project
+            moved = project(x + run.step_size * self._ascent(gradient), original, eps)
             momentum = jnp.where(state.iteration > 0, MOMENTUM, 0).astype(x.dtype)
             blend = x + (moved - x) * (1 - momentum) + (x - run.previous) * momentum
             moved = project(blend, original, eps)
@@ -348,18 +345,21 @@ class Apgd:
             x=moved, run=run._replace(previous=x), iteration=state.iteration + 1
         )
 
+    def _ascent(self, gradient: jax.Array) -> jax.Array:
+        """The direction of a step in Linf and L2."""
+        if self.norm == "linf":
+            return jnp.sign(gradient)
+        # The ratio of dlr is flat but for its own 1e-12 where the true class is third:
+        # nothing to go far for. Other losses have tiny gradients that are sound.
+        return l2_unit(gradient, jnp.inf if "dlr" in self.objective.loss else 1e-6)
+
 
 def random_start(norm: str, key: Key, x: Image, eps: Any) -> Image:
     """A point on the ball's edge; in L1, the nearest one to Gaussian noise."""
     if norm == "l1":
         noise = jax.random.normal(key, x.shape, x.dtype)
         return NORMS[norm].project(x + noise, x, eps)
-    if norm == "linf":
-        noise = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
-    else:
-        noise = jax.random.normal(key, x.shape, x.dtype)
-    length = NORMS[norm].distance(noise, jnp.zeros_like(noise))
-    return jnp.clip(x + eps * noise / (length + 1e-12), 0, 1)
+    return jnp.clip(x + eps * random_direction(norm, key, x), 0, 1)
 
 
 def percent(share: int, num_steps: Any) -> jax.Array:
@@ -423,19 +423,18 @@ def check_support(run: Run, original: Image, eps) -> tuple[Run, jax.Array]:
     return checked, sparser
 
 
-def l2_unit(vector: jax.Array) -> jax.Array:
+def l2_unit(vector: jax.Array, most: float = 1e-6) -> jax.Array:
     """The vector over its L2 norm plus 1e-12, as in the reference; 0 for 0.
 
-    So that a confident classifier's gradient keeps its direction, the addend is never more
-    than a millionth of the norm, and the squares are of a scaled vector: in float32 its
-    own may underflow.
+    The addend is at most this share of the norm, so that the gradient of a confident
+    classifier, however small, keeps its direction; its squares, which underflow in
+    float32, are of a scaled vector.
     """
     largest = jnp.max(jnp.abs(vector))
     scale = jnp.where(largest > 0, largest, 1)
     scaled = vector / scale
-    length = jnp.linalg.norm(scaled.ravel())
-    addend = jnp.minimum(1e-12 / scale, 1e-6 * length)
-    return scaled / jnp.where(largest > 0, length + addend, 1)
+    length = jnp.where(largest > 0, jnp.linalg.norm(scaled.ravel()), 1)
+    return scaled / (length + jnp.minimum(1e-12 / scale, most * length))
 
 
 def l2_project(x: Image, centre: Image, eps) -> Image:

@@ -124,3 +124,12 @@ NORMS: dict[str, Norm] = {
     "l2": Norm(_l2_random_point, _l2_ascent, _l2_project, _l2_distance),
     "l1": Norm(_l1_random_point, _l1_ascent, _l1_project, _l1_distance),
 }
+
+
+def random_direction(norm: str, key: Key, like: Image) -> Image:
+    """Noise of unit length in the norm: uniform noise in Linf, Gaussian in L2 and L1."""
+    if norm == "linf":
+        noise = jax.random.uniform(key, like.shape, like.dtype, -1, 1)
+    else:
+        noise = jax.random.normal(key, like.shape, like.dtype)
+    return noise / NORMS[norm].distance(noise, jnp.zeros_like(noise))

@@ -12,7 +12,6 @@ from experiments import config as configs
 from jaxpure import checkpoints, models
 from jaxpure.data import DataError
 
-
 RANDOM_UNET = (
     "random:unet(image_size=8,in_channels=1,out_channels=1,channels=8,channel_mult=1|2,"
     "num_res_blocks=1,attention_resolutions=4,num_groups=4)"
