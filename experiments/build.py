@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from experiments import config as configs
 from experiments import weights
 from jaxpure import attacks, data, gradients, purifiers, randomness
-from jaxpure.attacks import Pgd
 from jaxpure.defense import PurifiedClassifier, noise_parts
 from jaxpure.diffusion import RULES, SCHEDULES
 
@@ -94,7 +93,8 @@ def _trace(attack: Any, dataset: data.Dataset) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     x = jax.ShapeDtypeStruct(dataset.image_shape, jnp.float32)
     label = jax.ShapeDtypeStruct((), jnp.int32)
-    jax.eval_shape(lambda a, *args: a.step(a.init(*args)), attack, key, x, label)
+    for _, each in attacks.stages_of(attack):
+        jax.eval_shape(lambda a, *args: a.step(a.init(*args)), each, key, x, label)
 
 
 def _classifier(config: configs.RunConfig, dataset: data.Dataset) -> Any:
@@ -212,29 +212,18 @@ def _gradient_rule(config: configs.RunConfig, denoiser: Any) -> Any:
 
 def _attack(config: configs.AttackConfig, defense: Any, policy: randomness.Policy) -> Any:
     create = _find("attack", config.name, attacks.REGISTRY)
+    options = {"eps": config.eps_255 / 255}
+    if "step_size" in inspect.signature(create).parameters:  # others choose their own
+        options["step_size"] = config.step_size_255 / 255
     units = ("eps_255", "step_size_255")
-    return create(
-        defense,
-        policy,
-        eps=config.eps_255 / 255,
-        step_size=config.step_size_255 / 255,
-        **_accepted(config, create, units),
-    )
+    return create(defense, policy, **options, **_accepted(config, create, units))
 
 
-def _bare_attack(config: configs.AttackConfig, bare: Any) -> Pgd:
-    """PGD with the same ball and budget; nothing is random, so nothing is averaged."""
-    return Pgd.create(
-        bare,
-        randomness.PRESETS["replay"],
-        eps=config.eps_255 / 255,
-        step_size=config.step_size_255 / 255,
-        num_steps=config.num_steps,
-        norm=config.norm,
-        loss=config.loss,
-        random_start=config.random_start,
-        momentum=config.momentum,
-    )
+def _bare_attack(config: configs.AttackConfig, bare: Any) -> Any:
+    """The same attack, with nothing random to average; plain PGD in place of Hill's."""
+    if config.name == "bpda_eot_hill":
+        config = dataclasses.replace(config, name="pgd", verify_samples=0)
+    return _attack(config, bare, randomness.PRESETS["replay"])
 
 
 def _find(what: str, name: str, registry: dict[str, Any]) -> Any:

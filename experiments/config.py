@@ -46,17 +46,22 @@ class AttackConfig:
 
     Attributes:
       name: one of jaxpure.attacks.REGISTRY.
-      norm: "linf" or "l2".
+      norm: "linf", "l2" or "l1", where the attack has it.
       eps_255: radius of the ball.
       step_size_255: length of a step.
       num_steps: updates.
       eot_samples: draws averaged for every gradient.
-      loss: "cross_entropy", "margin" or "dlr".
+      loss: "cross_entropy", "margin", "dlr", or apgd's "targeted_dlr".
       average: "loss" averages losses over the draws, "logits" takes the loss of the
         mean logits (Hill et al.).
       random_start: begin at a random point of the ball.
       momentum: weight of the previous gradients.
       verify_samples: draws that must agree before bpda_eot_hill calls an image broken.
+      num_restarts: of apgd and fab.
+      num_targets: classes that targeted attacks try.
+      selection: what decides apgd's best iterate, "reference" or "consistent".
+      num_queries: of square.
+      version: autoattack's, "standard", "plus" or "rand".
     """
 
     name: str = "pgd"
@@ -70,6 +75,11 @@ class AttackConfig:
     random_start: bool = True
     momentum: float = 0.0
     verify_samples: int = 0
+    num_restarts: int = 1
+    num_targets: int = 9
+    selection: str = "reference"
+    num_queries: int = 5000
+    version: str = "standard"
 
 
 @dataclass

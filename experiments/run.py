@@ -25,7 +25,7 @@ from experiments import config as configs
 from experiments import program, report
 from experiments.build import Experiment, experiment
 from experiments.summary import summarize
-from jaxpure import checkpoints, data, randomness
+from jaxpure import attacks, checkpoints, data, randomness
 from jaxpure.defense import denoiser_evaluations
 from jaxpure.evaluation import (
     Result,
@@ -153,33 +153,45 @@ class _Clock:
 
 
 def _announce(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
-    """Says what will be done and what it will cost, from a measured step."""
-    config, attack = experiment.config, experiment.attack
-    n, keys = len(experiment.dataset), config.judging_keys
-    steps = attack.max_steps
-    each_step = attack.purifications_per_step
-    purifications = n * (2 * keys + steps * each_step)
-    compile_seconds, step_seconds = engine.seconds_per_step(
-        attack,
-        experiment.root,
-        experiment.dataset,
-        batch_size=config.batch_size,
-        mesh=mesh,
-    )
+    """Says what will be done and what it will cost, from measured steps."""
+    config, dataset = experiment.config, experiment.dataset
+    n, keys = len(dataset), config.judging_keys
     slots = engine.num_slots(mesh, config.batch_size)
-    full_batches = -(-n // slots)
-    seconds = full_batches * step_seconds * (steps + 2 * keys / each_step)
+    print(
+        f"{n} images of {dataset.name}, {config.attack.name} in {config.attack.norm} of "
+        f"{config.attack.eps_255:g}/255, policy {experiment.attack.policy}, gradient "
+        f"{config.gradient}, {keys} judging keys; {slots} images at once on {mesh.size} x "
+        f"{jax.devices()[0].device_kind}",
+        flush=True,
+    )
+    total, purifications = 0.0, 2 * keys * n
+    for name, attack in attacks.stages_of(experiment.attack):
+        compile_seconds, step_seconds = engine.seconds_per_step(
+            attack, experiment.root, dataset, batch_size=config.batch_size, mesh=mesh
+        )
+        steps, each_step = attack.max_steps, attack.purifications_per_step
+        seconds = -(-n // slots) * step_seconds * (steps + 2 * keys / each_step)
+        print(
+            f"{name or config.attack.name}: at most {steps} steps of {step_seconds:.2f} s "
+            f"(compiled in {compile_seconds:.0f} s), about {_minutes(seconds)}",
+            flush=True,
+        )
+        total, purifications = total + seconds, purifications + n * steps * each_step
     each = denoiser_evaluations(experiment.defense.purifier)
     calls = "" if each is None else f", {purifications * each:,} denoiser evaluations"
     print(
-        f"{n} images of {experiment.dataset.name}, {config.attack.name} in "
-        f"{config.attack.norm} of {config.attack.eps_255:g}/255, {steps} evaluations, "
-        f"policy {attack.policy}, gradient {config.gradient}, {keys} judging keys\n"
-        f"at most {purifications:,} purifications{calls}; a step of {slots} images on "
-        f"{mesh.size} x {jax.devices()[0].device_kind} takes {step_seconds:.2f} s "
-        f"(compiled in {compile_seconds:.0f} s): at most about {_minutes(seconds)}",
+        f"at most {purifications:,} purifications{calls}: at most about {_minutes(total)}",
         flush=True,
     )
+    if config.attack.name == "autoattack":
+        found = attacks.advice(
+            experiment.defense,
+            experiment.attack.policy,
+            config.attack.version,
+            experiment.root,
+            dataset.floats()[0],
+        )
+        print(f"note: {found}" if found else "", end="\n" if found else "", flush=True)
 
 
 def _minutes(seconds: float) -> str:
@@ -191,14 +203,15 @@ def _minutes(seconds: float) -> str:
 def _show(bar, clock, who, stage, done, total, clean, robust) -> None:
     del total
     clock.tick()
-    text = f"{who}: clean {100 * clean:.1f}%"
+    _, _, attack = stage.partition(" ")
+    text = f"{who}{attack and f', {attack}'}: clean {100 * clean:.1f}%"
     if robust is not None and robust == robust:
         text += f", robust {100 * robust:.1f}%"
     bar.set_postfix_str(text, refresh=False)
-    if stage == "attack":
-        bar.update(done - bar.n)
-    else:
+    if stage == "clean":
         bar.refresh()
+    else:
+        bar.update(done - bar.n)
 
 
 def _write_columns(
@@ -213,6 +226,9 @@ def _write_columns(
         "clean_logits": defended.clean_logits.tolist(),
         "logits": defended.logits.tolist(),
         "evaluations": defended.evaluations,
+        "gradient_evaluations": defended.gradient_evaluations,
+        "forward_evaluations": defended.forward_evaluations,
+        "broken_by": defended.broken_by.tolist(),
         "broken_at": defended.broken_at,
         "linf": defended.linf,
         "l2": defended.l2,

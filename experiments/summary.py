@@ -9,6 +9,7 @@ from experiments import config as configs
 from experiments import program
 from experiments.build import Experiment
 from experiments.report.words import count_images, ranges
+from jaxpure import attacks
 from jaxpure.defense import denoiser_evaluations
 from jaxpure.evaluation import Result, statistics
 
@@ -22,7 +23,7 @@ def summarize(
     robust = statistics.reductions(defended.logits, defended.labels)
     bare_clean = statistics.reductions(bare.clean_logits, bare.labels)
     bare_robust = statistics.reductions(bare.logits, bare.labels)
-    looks = int(defended.attack_calls.sum()) * attack.purifications_per_step
+    looks = int((defended.gradient_evaluations + defended.forward_evaluations).sum())
     purifications = looks + 2 * len(defended.labels) * config.judging_keys
     each = denoiser_evaluations(experiment.defense.purifier)
     in_attack = denoiser_evaluations(experiment.seen.purifier)
@@ -45,7 +46,7 @@ def summarize(
         "clean_mean_logits": clean["mean_logits"],
         "mean_logits": robust["mean_logits"],
     }
-    attacked = defended.evaluations > 0
+    attacked = defended.gradient_evaluations > 0
     always_zero = attacked & (defended.zero_gradients == defended.evaluations)
     summary = {
         "name": name,
@@ -68,12 +69,33 @@ def summarize(
         "nonfinite_examples": [int(i) for i in defended.nonfinite],
         "bad_gradient_examples": _indices(defended, defended.bad_gradients > 0),
         "zero_gradient_examples": _indices(defended, always_zero),
+        "stages": stages(attack, defended),
         "num_devices": jax.device_count(),
         "device_kind": jax.devices()[0].device_kind,
         "versions": program.versions(),
         "git": program.git_commit(),
     }
     return summary | {"warnings": warnings(summary)}
+
+
+def stages(attack: Any, defended: Result) -> list[dict[str, Any]]:
+    """What each of a sequence of attacks tried, broke and left standing; else empty."""
+    if not isinstance(attack, attacks.Sequence):
+        return []
+    standing, rows = defended.attack_calls > 0, []
+    for name, _ in attack.stages:
+        broken = defended.broken_by == name
+        left = standing & ~broken
+        rows.append(
+            {
+                "attack": name,
+                "tried": int(standing.sum()),
+                "broke": int(broken.sum()),
+                "robust_accuracy": statistics.wilson(left)._asdict(),
+            }
+        )
+        standing = left
+    return rows
 
 
 def _indices(result: Result, chosen: np.ndarray) -> list[int]:

@@ -187,8 +187,8 @@ def find(name_or_path: epath.PathLike) -> epath.Path:
         if path.exists():
             return path
         raise CheckpointError(
-            f"weights file {path} does not exist: train it (python -m experiments.train) or "
-            "convert it (python -m checkpoints_convert) first"
+            f"weights file {path} does not exist: train it (python -m experiments.train) "
+            "or convert it (python -m checkpoints_convert) first"
         )
     names = bundled()
     if str(name_or_path) in names:

@@ -78,12 +78,12 @@ def check_gradient(
     """
     raw = jax.random.key_data(key)
     with jax.enable_x64(True):
-        key = jax.random.wrap_key_data(np.asarray(raw))
+        key = jax.random.wrap_key_data(jnp.asarray(np.asarray(raw)))
         seen, plain = _widened(seen), _widened(plain)
         wide = jnp.asarray(x, jnp.float64)
 
         def value(defense, x):
-            return LOSSES[loss](defense(key, x), label)
+            return LOSSES[loss](defense(key, x), jnp.asarray(label))
 
         gradient = jax.jit(jax.grad(lambda x: value(seen, x)))(wide)
         directions = _directions(seed, num_directions, wide.shape)

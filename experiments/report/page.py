@@ -65,6 +65,7 @@ def write(
         image_width=pictures.displayed_width(clean_images),
         large=clean_images.shape[2] > pictures.IMAGE_WIDTH,
         side=pictures.SIDE if pictures.is_scaled_down(clean_images) else None,
+        stages=tables.stages(summary),
         diagnostics=tables.diagnostics(defended, undefended),
         run=tables.run(summary),
         config=tables.config(summary.get("config") or {}),

@@ -9,6 +9,7 @@ from experiments.report.words import (
     count_images,
     data_split,
     duration,
+    interval,
     norm_ball,
     ranges,
     thousands,
@@ -87,6 +88,19 @@ def _cell(estimate: dict[str, Any] | None) -> dict[str, Any] | None:
         "interval": f"{low:.1f} to {high:.1f}",
         "bar": {"value": round(value, 2), "low": round(low, 2), "high": round(high, 2)},
     }
+
+
+def stages(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """What each of a sequence of attacks did; empty for a single attack."""
+    return [
+        {
+            "attack": stage["attack"],
+            "tried": str(stage["tried"]),
+            "broke": str(stage["broke"]),
+            "left": interval(stage["robust_accuracy"]),
+        }
+        for stage in summary.get("stages") or []
+    ]
 
 
 def diagnostics(defended: Result, undefended: Result) -> list[tuple[str, str, str]]:

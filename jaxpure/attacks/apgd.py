@@ -193,6 +193,10 @@ class Apgd:
         return self.objective.purifications_per_look
 
     @property
+    def gradients_per_step(self) -> int:
+        return self.objective.draws(self.policy.gradient)
+
+    @property
     def max_steps(self) -> int:
         """Evaluations that an image can take."""
         return int(self.num_restarts) * self.num_targets * (int(self.num_steps) + 2)

@@ -98,6 +98,10 @@ class Pgd:
         return self.objective.purifications_per_look
 
     @property
+    def gradients_per_step(self) -> int:
+        return self.objective.draws(self.policy.gradient)
+
+    @property
     def max_steps(self) -> int:
         """Evaluations that an image can take."""
         return int(self.num_steps) + 1

@@ -104,6 +104,13 @@ def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return finite & (np.argmax(logits, -1) == labels[:, None])
 
 
+def margin(logits: np.ndarray, label: int) -> float:
+    """The best wrong logit of `(classes,)` minus the true one; not finite counts as inf."""
+    if not np.isfinite(logits).all():
+        return float("inf")
+    return float(np.delete(logits, label).max() - logits[label])
+
+
 def majority_vote(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether the class predicted most often is right; ties go to the lowest class.
 

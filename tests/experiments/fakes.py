@@ -33,4 +33,7 @@ def fake_result(shape, n=30, keys=4, seed=0, survive=0.4) -> Result:
         broken_at=np.where(stands, -1, np.maximum(spent - 1, 0)),
         bad_gradients=np.zeros(n, int),
         zero_gradients=np.zeros(n, int),
+        gradient_evaluations=spent,
+        forward_evaluations=np.zeros(n, int),
+        broken_by=np.full(n, ""),
     )
