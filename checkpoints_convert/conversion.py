@@ -65,7 +65,7 @@ def convert(
         "jaxpure": importlib.metadata.version("jaxpure"),
         "input": _input(config),
     }
-    diffusion = {**chosen.diffusion, **contents.diffusion}
+    diffusion = {**chosen.diffusion(config), **contents.diffusion}
     if diffusion:
         card["diffusion"] = diffusion
     values = rules.fill(assigned, contents.read)

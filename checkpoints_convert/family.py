@@ -47,7 +47,8 @@ class Family:
       recognise: whether these contents are of the family.
       architecture: the network that they are, read off names, shapes and settings.
       layers: the table for such a network.
-      diffusion: schedule and variance of its denoisers, for the card; {} for classifiers.
+      diffusion: what the denoiser of an architecture was trained for, for the card:
+        schedule, timesteps, variance; {} for classifiers.
     """
 
     name: str
@@ -55,4 +56,4 @@ class Family:
     recognise: Callable[[Contents], bool]
     architecture: Callable[[Contents], Architecture]
     layers: Callable[[Any], Sequence[Layer]]
-    diffusion: Mapping[str, Any] = field(default_factory=dict)
+    diffusion: Callable[[Any], Mapping[str, Any]] = lambda config: {}

@@ -152,6 +152,11 @@ def _check_training(
             f"t_star={purifier.t_star}, but {name} was trained on timesteps below {known} "
             "alone: choose a smaller config.purifier.t_star or another denoiser"
         )
+    if trained.get("label_scale", 1) != 1:
+        raise configs.ConfigError(
+            f"{name} was trained on labels of {trained['label_scale']} times the timestep, "
+            "which no config can say: in your own code, wrap it in a function that scales t"
+        )
     # The continuous schedule is the linear one's limit; the rule says which is used.
     rule, _ = configs.parse_spec(purifier.step_rule)
     if schedule == "continuous_vp":

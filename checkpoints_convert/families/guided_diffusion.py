@@ -1,18 +1,28 @@
 """openai/guided-diffusion and improved-diffusion: ImageNet, LSUN and CIFAR-10 (MIT).
 
 Blocks are numbered through all levels there; the number is worked out from the
-architecture here. Names do not tell the size of images (the published networks' numbers
-of levels do) nor the width of an attention head: 64 in guided-diffusion, four heads where
-resolution changes by convolutions (improved-diffusion).
+architecture here. Names tell neither the size of images nor anything of attention's heads:
+both are taken from the published network of these widths, and `--set` is for others.
+Attention is placed by level, so it stays right whatever the size.
+
+Nor do they tell the schedule: linear, but for guided-diffusion's 64 px network, trained on
+a cosine, and improved-diffusion's of 32 and 64 px, on a cosine of 4000 steps.
 """
+
+from typing import Any
 
 from checkpoints_convert.family import Contents, Family
 from checkpoints_convert.rules import ConversionError, Layer
 from jaxpure.models import GuidedUNet
 
-# Published: 64 px has 4 levels, 128 px 5, 256 px 6, 512 px 7; without resblock_updown,
-# improved-diffusion's CIFAR-10 network has 4 at 32 px and its ImageNet-64 one 4 at 64 px.
-IMAGE_SIZES = {4: 64, 5: 128, 6: 256, 7: 512}
+# `channel_mult` by size, the same in both repositories.
+IMAGE_SIZES = {
+    (1, 2, 2, 2): 32,
+    (1, 2, 3, 4): 64,
+    (1, 1, 2, 3, 4): 128,
+    (1, 1, 2, 2, 4, 4): 256,
+    (0.5, 1, 1, 2, 2, 4, 4): 512,
+}
 
 
 def architecture(contents: Contents) -> GuidedUNet:
@@ -28,21 +38,32 @@ def architecture(contents: Contents) -> GuidedUNet:
     firsts = [1 + i * rhythm for i in range(levels)]
     widths = [shapes[f"input_blocks.{n}.0.out_layers.3.weight"][0] for n in firsts]
     attends = [contents.has(f"input_blocks.{n}.1.qkv.weight") for n in firsts]
+    mult = tuple(_ratio(width, channels) for width in widths)
     updown = not any(name.endswith(".0.op.weight") for name in shapes)
-    told = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
+    scale_shift = shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0]
+    published = IMAGE_SIZES.get(mult)
     return GuidedUNet(
-        image_size=IMAGE_SIZES.get(levels, 64) if updown else 32,
+        image_size=published or 64,
         in_channels=shapes["input_blocks.0.0.weight"][1],
         out_channels=shapes["out.2.weight"][0],
         channels=channels,
-        channel_mult=tuple(_ratio(width, channels) for width in widths),
+        channel_mult=mult,
         num_res_blocks=rhythm - 1,
         attention_levels=tuple(i for i, a in enumerate(attends) if a),
-        head_channels=64 if updown else 0,
-        scale_shift=told == 2 * widths[0],
+        scale_shift=scale_shift,
         resblock_updown=updown,
         num_classes=shapes.get("label_emb.weight", (0,))[0],
+        **_heads(published, updown, scale_shift),
     )
+
+
+def _heads(published: int | None, updown: bool, scale_shift: bool) -> dict[str, Any]:
+    """How the network published at this size splits its attention, by its flags."""
+    if not updown:  # improved-diffusion; its LSUN networks alone do not scale and shift
+        return {"head_channels": 0, "num_heads": 4 if scale_shift else 1}
+    if published == 128:
+        return {"head_channels": 0, "num_heads": 4}
+    return {"head_channels": 64, "qkv_first": published == 64}
 
 
 def _blocks_between_resizes(contents: Contents) -> int:
@@ -128,11 +149,25 @@ def _resize(config: GuidedUNet, source: str, target: str, conv: str) -> list[Lay
     return [Layer("conv", rf"{source}\.{conv}", target)]
 
 
+def _training(config: GuidedUNet) -> dict[str, Any]:
+    """What the published network of this architecture was trained for, by its flags."""
+    learned = config.out_channels == 2 * config.in_channels
+    known = {"variance": "learned_range" if learned else "fixed_large"}
+    if (
+        not config.resblock_updown and config.scale_shift
+    ):  # improved-diffusion, 32 and 64 px
+        # Labels were rescaled to 1000 in training (`rescale_timesteps`).
+        cosine = {"schedule": "cosine(num_timesteps=4000)", "timesteps": 4000}
+        return {**cosine, "label_scale": 0.25, **known}
+    schedule = "cosine" if config.resblock_updown and config.image_size == 64 else "linear"
+    return {"schedule": schedule, "timesteps": 1000, **known}
+
+
 FAMILY = Family(
     name="guided_diffusion",
     about="openai/guided-diffusion (and improved-diffusion) U-Nets",
     recognise=lambda c: c.has("time_embed.0.weight", "input_blocks.0.0.weight"),
     architecture=architecture,
     layers=layers,
-    diffusion={"schedule": "linear", "variance": "learned_range", "timesteps": 1000},
+    diffusion=_training,
 )

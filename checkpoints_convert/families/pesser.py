@@ -76,5 +76,9 @@ FAMILY = Family(
     recognise=lambda c: c.has("temb.dense.0.weight", "down.0.block.0.temb_proj.weight"),
     architecture=architecture,
     layers=layers,
-    diffusion={"schedule": "linear", "variance": "fixed_large", "timesteps": 1000},
+    diffusion=lambda config: {
+        "schedule": "linear",
+        "variance": "fixed_large",
+        "timesteps": 1000,
+    },
 )

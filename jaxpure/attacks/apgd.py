@@ -211,7 +211,7 @@ class Apgd:
             key=key,
             original=x,
             label=label,
-            target=jnp.zeros_like(label),
+            target=(label == 0).astype(label.dtype),  # any wrong class
             x=x,
             count=zero,
             iteration=zero - 1,
@@ -280,13 +280,12 @@ class Apgd:
         done = ended & (broken | last)
         if self.policy.replays_all:
             done |= wrong
-        next_run = state._replace(
+        next_run = moved._replace(
             x=state.original,
             count=state.count + 1,
             iteration=jnp.full_like(state.iteration, -1),
-            done=done,
         )
-        return choose(ended, next_run, moved._replace(done=done))
+        return choose(ended, next_run, moved)._replace(done=done)
 
     def _record(self, state: ApgdState, loss, wrong) -> ApgdState:
         """The last misclassified iterate; until there is one, that of highest loss."""

@@ -160,7 +160,7 @@ class Fab:
             key=key,
             original=x,
             label=label,
-            target=jnp.zeros_like(label),
+            target=(label == 0).astype(label.dtype),  # any wrong class
             x=x,
             count=zero,
             iteration=zero - 1,

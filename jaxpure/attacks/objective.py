@@ -125,7 +125,7 @@ class Objective:
 
     def loss_of(self, label: Label, target: Label | None = None) -> Callable:
         """The loss as a function of logits `(classes,)` alone."""
-        if self.targeted:
+        if self.targeted and target is not None:
             return lambda logits: TARGETED_LOSSES[self.loss](logits, label, target)
         return lambda logits: LOSSES[self.loss](logits, label)
 

@@ -294,9 +294,9 @@ def change_l2(key: Key, original: Image, best: Image, size, eps) -> Image:
     added = _unit(
         bump[..., None].astype(best.dtype) * signs + _unit(delta * here, (0, 1)), (0, 1)
     )
-    # What the ball has left, evenly over the channels, and what both windows held.
+    # Each channel gets its share of what the ball has left, and what both windows held.
     left = jnp.maximum(eps**2 - jnp.sum(delta**2), 0) / channels
-    held = jnp.sum((delta * (here | there)) ** 2)
+    held = jnp.sum((delta * (here | there)) ** 2, (0, 1), keepdims=True)
     delta = jnp.where(here, added * jnp.sqrt(left + held), jnp.where(there, 0, delta))
     return jnp.clip(original + eps * _unit(delta), 0, 1)
 

@@ -2,9 +2,8 @@
 
 Same function as `UNetModel` of openai/guided-diffusion, whose unconditional ImageNet
 network is `GuidedUNet.imagenet256()`, and, by its options, as improved-diffusion's
-(Nichol and Dhariwal 2021): GroupNorm of 32 groups and eps 1e-5, attention with heads
-split before queries, keys and values. Dropout, which only training would see, is left
-out.
+(Nichol and Dhariwal 2021): GroupNorm of 32 groups and eps 1e-5, multi-head attention.
+Dropout, which only training would see, is left out.
 """
 
 from dataclasses import dataclass
@@ -34,6 +33,8 @@ class GuidedUNet:
         attention.
       num_heads: heads of attention where `head_channels` is 0.
       head_channels: width of a head, which decides their number.
+      qkv_first: queries, keys and values are split before heads ("new attention order",
+        the 64 px network's); else heads first, as in all others that were published.
       scale_shift: the timestep scales and shifts the second norm's output; else it is
         added before that norm.
       resblock_updown: resolution changes inside residual blocks; else by convolutions.
@@ -51,6 +52,7 @@ class GuidedUNet:
     attention_levels: tuple[int, ...] = (3, 4, 5)
     num_heads: int = 4
     head_channels: int = 64
+    qkv_first: bool = False
     scale_shift: bool = True
     resblock_updown: bool = True
     num_classes: int = 0
@@ -114,11 +116,17 @@ class _ResBlock(nnx.Module):
 
 
 class _Attention(nnx.Module):
-    """Multi-head self-attention over pixels; each head holds its own q, k and v."""
+    """Multi-head self-attention over pixels, added to its input."""
 
     def __init__(self, config: GuidedUNet, channels: int, rngs: nnx.Rngs):
         per_head = config.head_channels
         self.num_heads = channels // per_head if per_head else config.num_heads
+        if channels % (per_head or self.num_heads):
+            raise ValueError(
+                f"{channels} channels of attention do not split into heads of "
+                f"head_channels={per_head} (0: into num_heads={config.num_heads})"
+            )
+        self.qkv_first = config.qkv_first
         self.norm = _norm(channels)
         self.qkv = Dense(channels, 3 * channels, rngs=rngs)
         self.out = Dense(channels, channels, scale=0.0, rngs=rngs)
@@ -126,8 +134,9 @@ class _Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         *lead, height, width, channels = x.shape
         h = self.norm(x).reshape(*lead, height * width, channels)
-        qkv = self.qkv(h).reshape(*lead, height * width, self.num_heads, -1)
-        query, key, value = jnp.split(qkv, 3, -1)
+        split = (3, self.num_heads) if self.qkv_first else (self.num_heads, 3)
+        qkv = self.qkv(h).reshape(*lead, height * width, *split, -1)
+        query, key, value = jnp.unstack(qkv, axis=-3 if self.qkv_first else -2)
         scale = query.shape[-1] ** -0.25  # on both: steadier in half precision
         scores = jnp.einsum("...qhc,...khc->...hqk", query * scale, key * scale)
         wide = jnp.promote_types(x.dtype, jnp.float32)

@@ -56,9 +56,8 @@ class Toy(NamedTuple):
     defense: Any
 
 
-def load(stored: Mapping[str, np.ndarray], dtype: str) -> Toy:
-    """The problem of a fixture; images that it leaves out are drawn again."""
-    meta = json.loads(str(stored["meta"]))
+def undefended(meta: dict, dtype: str) -> PurifiedClassifier:
+    """A fixture's classifier, without a purifier."""
     config = meta["classifier"]
     channels, height, width = config["shape"]
     first, second = config["ch"]
@@ -76,7 +75,13 @@ def load(stored: Mapping[str, np.ndarray], dtype: str) -> Toy:
     function = partial(classify, config["act"], config["pre"], config["scale"])
     weights = {name: jnp.asarray(w, dtype) for name, w in tensors.items()}
     classifier = jax.tree_util.Partial(function, weights)
+    return PurifiedClassifier(Identity(), classifier)
 
+
+def load(stored: Mapping[str, np.ndarray], dtype: str) -> Toy:
+    """The problem of a fixture; images that it leaves out are drawn again."""
+    meta = json.loads(str(stored["meta"]))
+    channels, height, width = meta["classifier"]["shape"]
     name = {1: "gray8", 3: "rgb16"}[channels]
     shape = (COUNT, channels, height, width)
     x = uniform(f"attack_x_{name}", 0, 1, shape)
@@ -93,7 +98,7 @@ def load(stored: Mapping[str, np.ndarray], dtype: str) -> Toy:
         jnp.asarray(nhwc(x), dtype),
         jnp.asarray(stored["y"], jnp.int32),
         jnp.asarray(nhwc(x_init), dtype),
-        PurifiedClassifier(Identity(), classifier),
+        undefended(meta, dtype),
     )
 
 

@@ -1,0 +1,51 @@
+"""`standard` against the original AutoAttack: the same images fall, but for one in 256."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from filling import nhwc
+
+from jaxpure import data, randomness
+from jaxpure.attacks import autoattack
+from jaxpure.evaluation import engine, evaluate
+
+from . import toys
+
+
+@pytest.mark.parametrize("classifier", ["gray8", "rgb16"])
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.slow
+def test_robust_accuracy_is_the_originals(golden, tmp_path, norm, classifier):
+    stored = golden(f"attack_autoattack_{norm}_{classifier}")
+    meta = json.loads(str(stored["meta"]))
+    shape = (256, *meta["classifier"]["shape"])
+    x = nhwc(toys.uniform(f"aa_x_{classifier}", 0, 1, shape))
+    dataset = data.Dataset("toy", x, stored["y"].astype(np.int32), np.arange(256), 10)
+    defense = toys.undefended(meta, "float32")
+    policy = randomness.PRESETS["replay"]
+    attack = autoattack(defense, policy, eps=float(stored["eps"]), norm=norm.lower())
+    result = evaluate(
+        epath.Path(tmp_path),
+        defense,
+        attack,
+        dataset,
+        root=jax.random.key(0),
+        judging_keys=1,
+        batch_size=128,
+        mesh=engine.local_mesh(jax.devices()[:1]),
+    )
+    assert result.clean.all()
+    robust = result.robust[:, 0]
+    after, standing = {}, np.ones(256, bool)
+    for name, _ in attack.stages:
+        standing &= result.broken_by != name
+        after[name] = standing.mean()
+    for run, flags in zip(meta["runs"], stored["robust_flags"].astype(bool), strict=True):
+        assert abs(robust.mean() - run["robust_accuracy"]) <= 1 / 256 + 1e-9
+        assert (robust == flags).mean() >= 0.99
+        # Stages differ by their random starts.
+        assert abs(after["apgd-ce"] - run["after"]["APGD-CE"]) <= 4 / 256
+        assert abs(after["apgd-t"] - run["after"]["APGD-T"]) <= 2 / 256
