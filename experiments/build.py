@@ -14,7 +14,7 @@ from jaxpure import attacks, data, gradients, purifiers, randomness
 from jaxpure.defense import PurifiedClassifier, noise_parts
 from jaxpure.diffusion import RULES, SCHEDULES
 
-GRADIENTS = ("exact", "bpda", "surrogate")
+GRADIENTS = ("exact", "bpda", "surrogate", "transfer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,25 +194,34 @@ def _gradient_rule(config: configs.RunConfig, denoiser: Any) -> Any:
     name, options = configs.parse_spec(config.gradient)
     if name not in GRADIENTS:
         raise configs.ConfigError(configs.unknown("gradient", name, GRADIENTS))
-    if name != "surrogate":
+    if name in ("exact", "bpda"):
         if options:
             raise configs.ConfigError(f"gradient {name} takes no options, got {options}")
         return {"exact": gradients.exact, "bpda": gradients.bpda}[name]
     if not options:
         raise configs.ConfigError(
-            "gradient surrogate needs to say how it differs from the purifier, for "
-            "example surrogate(t_star=20) or surrogate(step_rule=ddim(num_steps=5))"
+            f"gradient {name} needs to say how it differs from the purifier, for "
+            f"example {name}(t_star=20) or {name}(step_rule=ddim(num_steps=5))"
         )
-    cheap = dataclasses.replace(config.purifier)
+    # Another kind of purifier starts from its own defaults.
+    other = configs.PurifierConfig() if "name" in options else config.purifier
+    other = dataclasses.replace(other)
     for key, value in options.items():
-        if not hasattr(cheap, key):
-            known = [field.name for field in dataclasses.fields(cheap)]
+        if not hasattr(other, key):
+            known = [field.name for field in dataclasses.fields(other)]
             raise configs.ConfigError(
-                configs.unknown("option of gradient surrogate", key, known)
+                configs.unknown(f"option of gradient {name}", key, known)
             )
-        where = f"gradient surrogate: {key}"
-        setattr(cheap, key, configs.read_as(value, getattr(cheap, key), where))
-    return partial(gradients.surrogate, cheap=_purifier(cheap, denoiser))
+        where = f"gradient {name}: {key}"
+        setattr(other, key, configs.read_as(value, getattr(other, key), where))
+    if name == "surrogate":
+        return partial(gradients.surrogate, cheap=_purifier(other, denoiser))
+    if randomness.parse_policy(config.policy, ("forward", "reverse")).replays_all:
+        raise configs.ConfigError(
+            "gradient transfer crafts on another defense, which shares no noise with the "
+            "one that judges: set config.policy=fresh"
+        )
+    return lambda purifier: _purifier(other, denoiser)
 
 
 def _attack(config: configs.AttackConfig, defense: Any, policy: randomness.Policy) -> Any:

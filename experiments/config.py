@@ -122,7 +122,8 @@ class RunConfig:
       attack: how the search goes.
       policy: which noise the attack knows; see jaxpure.randomness.parse_policy.
       gradient: "exact", "bpda", or a cheaper purifier's:
-        "surrogate(t_star=20,step_rule=ddim(num_steps=5))".
+        "surrogate(t_star=20,step_rule=ddim(num_steps=5))"; or an attack on another
+        defense, judged on this one: "transfer(name=identity)", "transfer(t_star=20)".
       judging_keys: draws under which every image is judged; at least 2.
       batch_size: images side by side on each device; part of the experiment.
       compute_dtype: "float32" or "bfloat16" for the networks' activations.

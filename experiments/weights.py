@@ -26,7 +26,11 @@ def load(name: str) -> models.Network:
     if name.startswith(RANDOM):
         spec = name.removeprefix(RANDOM)
         architecture = configs.build("architecture", spec, models.REGISTRY)
-        return models.create(architecture, jax.random.key(0))
+        try:
+            return models.create(architecture, jax.random.key(0))
+        except ValueError as error:  # its first line names the option; the rest is JAX's
+            reason = str(error).split("\n")[0]
+            raise configs.ConfigError(f"{name}: {reason}") from error
     return checkpoints.load(_path(name))
 
 

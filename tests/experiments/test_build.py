@@ -9,7 +9,7 @@ import pytest
 
 from experiments import build
 from experiments import config as configs
-from jaxpure import checkpoints, models
+from jaxpure import attacks, checkpoints, models, purifiers
 from jaxpure.data import DataError
 
 RANDOM_UNET = (
@@ -43,6 +43,8 @@ def config_with(**changes):
         ({"gradient": "surrogate"}, ("surrogate(t_star=20)",)),
         ({"gradient": "surrogate(tstar=2)"}, ("tstar", "'t_star'")),
         ({"gradient": "surrogate(t_star=x)"}, ("t_star=x", "int")),
+        ({"gradient": "transfer"}, ("transfer(t_star=20)",)),
+        ({"gradient": "transfer(name=identity)"}, ("shares no noise", "policy=fresh")),
         ({"attack__name": "pdg"}, ("pdg", "'pgd'")),
         ({"attack__norm": "l7"}, ("l7", "linf, l2")),
         ({"attack__loss": "crossentropy"}, ("crossentropy", "cross_entropy")),
@@ -69,9 +71,16 @@ def config_with(**changes):
         (
             {
                 "denoiser": "random:guided_unet(image_size=8,in_channels=1,num_classes=3,"
-                "channels=32,channel_mult=1|1,num_res_blocks=1)"
+                "channels=32,channel_mult=1|1,num_res_blocks=1,head_channels=32)"
             },
             ("class-conditional",),
+        ),
+        (
+            {
+                "denoiser": "random:guided_unet(channels=32,channel_mult=1|1,"
+                "attention_levels=1)"
+            },
+            ("32 channels of attention do not split into heads of head_channels=64",),
         ),
         ({"denoiser": "hf:nobody"}, ("nobody",)),
         ({"purifier__name": "one_shot", "purifier__rounds": 3}, ("one_shot", "rounds")),
@@ -100,7 +109,7 @@ def test_every_config_is_documented(name):
 def test_digits_configs_build(name):
     built = build.experiment(configs.by_name(name, configs.RunConfig))
     assert len(built.dataset) == 200
-    assert built.attack.max_steps >= 21
+    assert all(a.max_steps >= 21 for _, a in attacks.stages_of(built.attack))
 
 
 def test_replay_and_fresh_differ_in_the_policy_alone():
@@ -138,6 +147,15 @@ def test_options_reach_the_library(changes):
     evaluations *= changes.get("purifier__rounds", 1)
     assert built.defense.purifier.denoiser_evaluations == evaluations
     assert built.attack.eps == pytest.approx(0.2)
+
+
+def test_a_transfer_attack_sees_another_defense_than_judges():
+    config = config_with(gradient="transfer(name=identity)", policy="fresh")
+    built = build.experiment(config)
+    assert isinstance(built.seen.purifier, purifiers.Identity)
+    assert built.defense.purifier.denoiser_evaluations == 50
+    shorter = build.experiment(config_with(gradient="transfer(t_star=7)", policy="fresh"))
+    assert shorter.seen.purifier.denoiser_evaluations == 7
 
 
 def test_a_denoiser_of_continuous_time_needs_a_rule_of_it(tmp_path):
