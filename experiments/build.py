@@ -226,17 +226,29 @@ def _gradient_rule(config: configs.RunConfig, denoiser: Any) -> Any:
 
 def _attack(config: configs.AttackConfig, defense: Any, policy: randomness.Policy) -> Any:
     create = _find("attack", config.name, attacks.REGISTRY)
-    options = {"eps": config.eps_255 / 255}
-    if "step_size" in inspect.signature(create).parameters:  # others choose their own
-        options["step_size"] = config.step_size_255 / 255
+    sizes = {"eps": config.eps_255 / 255, "step_size": config.step_size_255 / 255}
+    takes = inspect.signature(create).parameters  # others have their own
+    options = {name: size for name, size in sizes.items() if name in takes}
     units = ("eps_255", "step_size_255")
     return create(defense, policy, **options, **_accepted(config, create, units))
 
 
+# Where there is nothing to purify, what is left of an attack on purification.
+ON_BARE = {"bpda_eot_hill": "pgd", "diffattack": "apgd"}
+
+
 def _bare_attack(config: configs.AttackConfig, bare: Any) -> Any:
-    """The same attack, with nothing random to average; plain PGD in place of Hill's."""
-    if config.name == "bpda_eot_hill":
-        config = dataclasses.replace(config, name="pgd", verify_samples=0)
+    """The same attack, as far as it is one without a purifier and with nothing random."""
+    name = ON_BARE.get(config.name, config.name)
+    own = {"criterion": "most", "iterate": "best"}  # of many draws; here there is one
+    if name != config.name:
+        takes = inspect.signature(attacks.REGISTRY[name]).parameters
+        own |= {
+            field.name: field.default
+            for field in dataclasses.fields(config)
+            if field.name not in takes and not field.name.endswith("_255")
+        }
+    config = dataclasses.replace(config, **own | {"name": name})
     return _attack(config, bare, randomness.PRESETS["replay"])
 
 

@@ -47,7 +47,7 @@ class AttackConfig:
     Attributes:
       name: one of jaxpure.attacks.REGISTRY.
       norm: "linf", "l2" or "l1", where the attack has it.
-      eps_255: radius of the ball.
+      eps_255: radius of the ball (stadv has `flow_bound` in its place).
       step_size_255: length of a step.
       num_steps: updates.
       eot_samples: draws averaged for every gradient.
@@ -62,6 +62,11 @@ class AttackConfig:
       selection: what decides apgd's best iterate, "reference" or "consistent".
       num_queries: of square.
       version: autoattack's, "standard", "plus" or "rand".
+      criterion: when an iterate counts as broken: "most" of the draws are wrong, "any" of
+        them is, their "vote" is, or their "mean_logits" are; of pgd, diffhammer, stadv.
+      iterate: pgd's result, its "best" iterate or its "last".
+      deviation_weight: diffattack's lambda.
+      flow_bound: longest flow of stadv, in units of half the image's side.
     """
 
     name: str = "pgd"
@@ -80,6 +85,10 @@ class AttackConfig:
     selection: str = "reference"
     num_queries: int = 5000
     version: str = "standard"
+    criterion: str = "most"
+    iterate: str = "best"
+    deviation_weight: float = 1.0
+    flow_bound: float = 0.05
 
 
 @dataclass
@@ -162,6 +171,10 @@ class TrainConfig:
       grad_clip: the gradient's largest L2 norm.
       shift: augmentation, pixels.
       flip: augmentation, mirrored images.
+      adversarial_eps_255: a classifier is trained on what PGD makes of each image in
+        this Linf ball, in units of 1/255; 0 trains on the images themselves.
+      adversarial_step_255: length of a step of that PGD.
+      adversarial_steps: its updates.
       schedule: a denoiser's noise schedule.
       max_timestep: a denoiser is trained on timesteps below this alone, for
         purification with `t_star` up to it; 0 means all of the schedule.
@@ -186,6 +199,9 @@ class TrainConfig:
     grad_clip: float = 1.0
     shift: int = 0
     flip: bool = False
+    adversarial_eps_255: float = 0.0
+    adversarial_step_255: float = 2.0
+    adversarial_steps: int = 10
     schedule: str = "linear"
     max_timestep: int = 0
     compute_dtype: str = "float32"

@@ -158,8 +158,9 @@ def _announce(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     n, keys = len(dataset), config.judging_keys
     slots = engine.num_slots(mesh, config.batch_size)
     print(
-        f"{n} images of {dataset.name}, {config.attack.name} in {config.attack.norm} of "
-        f"{config.attack.eps_255:g}/255, policy {experiment.attack.policy}, gradient "
+        f"{n} images of {dataset.name}, {config.attack.name} in "
+        f"{report.ball(experiment.attack.norm, float(experiment.attack.eps))}, "
+        f"policy {experiment.attack.policy}, gradient "
         f"{config.gradient}, {keys} judging keys; {slots} images at once on {mesh.size} x "
         f"{jax.devices()[0].device_kind}",
         flush=True,
@@ -229,6 +230,8 @@ def _write_columns(
         "gradient_evaluations": defended.gradient_evaluations,
         "forward_evaluations": defended.forward_evaluations,
         "broken_by": defended.broken_by.tolist(),
+        "fooled": defended.fooled,
+        "outvoted": defended.outvoted,
         "broken_at": defended.broken_at,
         "linf": defended.linf,
         "l2": defended.l2,

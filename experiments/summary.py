@@ -60,8 +60,8 @@ def summarize(
         "policy": str(attack.policy),
         "gradient": config.gradient,
         "attack": config.attack.name,
-        "eps": config.attack.eps_255 / 255,
-        "norm": config.attack.norm,
+        "eps": float(attack.eps),
+        "norm": attack.norm,
         "seconds": round(seconds, 2),
         "purifications": purifications,
         "denoiser_evaluations": evaluations,
@@ -70,6 +70,7 @@ def summarize(
         "bad_gradient_examples": _indices(defended, defended.bad_gradients > 0),
         "zero_gradient_examples": _indices(defended, always_zero),
         "stages": stages(attack, defended),
+        "resubmission": resubmission(experiment, defended),
         "num_devices": jax.device_count(),
         "device_kind": jax.devices()[0].device_kind,
         "versions": program.versions(),
@@ -96,6 +97,26 @@ def stages(attack: Any, defended: Result) -> list[dict[str, Any]]:
         )
         standing = left
     return rows
+
+
+def resubmission(experiment: Experiment, defended: Result) -> dict[str, Any]:
+    """What the attack's own draws said of all its iterates; empty where there is one draw.
+
+    That is the evaluation of a defense which an image may be submitted to again and again
+    while it is being made: of each image the iterate that fooled most draws counts on
+    average, and any iterate that fooled any draw (N-evaluation, Wang et al. 2024), or the
+    vote of its draws (Kassis, Hengartner and Yu 2024), breaks it for good.
+    """
+    policy, draws = experiment.attack.policy, experiment.config.attack.eot_samples
+    if draws < 2 or policy.replays_all or np.isnan(defended.fooled).any():
+        return {}
+    readings = {
+        "average": 1 - defended.fooled,
+        "worst_of_n": defended.fooled == 0,
+        "majority_vote": ~defended.outvoted,
+    }
+    estimates = {k: statistics.wilson(v)._asdict() for k, v in readings.items()}
+    return {"draws": draws, **estimates}
 
 
 def _indices(result: Result, chosen: np.ndarray) -> list[int]:

@@ -144,8 +144,19 @@ def _network_and_loss(config: configs.TrainConfig, dataset: data.Dataset):
     )
     network = models.create(architecture, jax.random.key(config.seed))
     if config.task == "classifier":
-        return network, training.classifier_loss
+        return network, _classifier_loss(config)
     return network, partial(training.denoiser_loss, alphas_cumprod=_signal_table(config))
+
+
+def _classifier_loss(config: configs.TrainConfig) -> training.Loss:
+    if not config.adversarial_eps_255:
+        return training.classifier_loss
+    return partial(
+        training.robust_classifier_loss,
+        eps=config.adversarial_eps_255 / 255,
+        step_size=config.adversarial_step_255 / 255,
+        num_steps=config.adversarial_steps,
+    )
 
 
 def _signal_table(config: configs.TrainConfig) -> jax.Array:

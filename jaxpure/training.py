@@ -15,8 +15,11 @@ import numpy as np
 import optax
 
 from jaxpure import models
+from jaxpure.attacks.pgd import Pgd
+from jaxpure.defense import PurifiedClassifier
 from jaxpure.models.network import batch_stats, bind
-from jaxpure.randomness import stream
+from jaxpure.purifiers.identity import Identity
+from jaxpure.randomness import PRESETS, stream
 from jaxpure.types import Key
 
 
@@ -54,6 +57,40 @@ def classifier_loss(config, params, images, labels, key):
     logits = module(images, train=True)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.mean(losses), batch_stats(module)
+
+
+def robust_classifier_loss(
+    config, params, images, labels, key, *, eps, step_size, num_steps
+):
+    """`classifier_loss` on images that PGD moved first (Madry et al. 2018, eq. 2.1).
+
+    PGD in Linf from a random start attacks the classifier as it judges, on its running
+    statistics; the update sees the statistics of the moved batch.
+
+    Args:
+      config, params, images, labels: as for `classifier_loss`.
+      key: of the random starts; consumed.
+      eps: radius of the ball, in units of the image's range [0, 1].
+      step_size: length of a step.
+      num_steps: updates of an image.
+    """
+    network = jax.lax.stop_gradient(models.Network(config, params))
+    attack = Pgd.create(
+        PurifiedClassifier(Identity(), network),
+        PRESETS["fixed"],  # nothing is random here; "replay" would stop at the first hit
+        eps=eps,
+        step_size=step_size,
+        num_steps=num_steps,
+    )
+
+    def attacked(key, x, label):
+        state = attack.init(key, x, label)
+        steps = attack.max_steps
+        return jax.lax.fori_loop(0, steps, lambda _, s: attack.step(s), state).adversarial
+
+    keys = jax.random.split(key, len(images))
+    moved = jax.lax.stop_gradient(jax.vmap(attacked)(keys, images, labels))
+    return classifier_loss(config, params, moved, labels, key)
 
 
 def denoiser_loss(config, params, images, labels, key, *, alphas_cumprod):

@@ -64,6 +64,7 @@ def accuracies(summary: dict[str, Any], defended: Result) -> list[dict[str, Any]
             get("clean_worst_of_n"),
             get("worst_of_n"),
         ),
+        *_resubmission(get("resubmission") or {}),
     ]
     return [
         {
@@ -76,6 +77,18 @@ def accuracies(summary: dict[str, Any], defended: Result) -> list[dict[str, Any]
             "n": (attacked or clean or {}).get("n", ""),
         }
         for label, note, clean, attacked in rows
+    ]
+
+
+def _resubmission(found: dict[str, Any]) -> list[tuple[str, str, None, Any]]:
+    """Rows of what the attack's own draws said while the images were made."""
+    if not found:
+        return []
+    draws, what = found["draws"], "of all iterates, by the attack's own draws"
+    return [
+        (f"Resubmitted, average of {draws}", what, None, found["average"]),
+        (f"Resubmitted, vote of {draws}", what, None, found["majority_vote"]),
+        (f"Resubmitted, worst of {draws}", what, None, found["worst_of_n"]),
     ]
 
 

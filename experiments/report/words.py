@@ -99,11 +99,16 @@ def data_split(summary: dict[str, Any]) -> str:
 
 
 def norm_ball(summary: dict[str, Any]) -> str:
-    """The norm ball as people say it: "L-inf 8/255", "L2 0.5"."""
+    """What the attack might change, as people say it; "" where that is not known."""
     norm, eps = summary.get("norm"), summary.get("eps")
-    if norm is None or eps is None:
-        return ""
-    return f"L-inf {255 * eps:.4g}/255" if norm == "linf" else f"L2 {eps:.4g}"
+    return "" if norm is None or eps is None else ball(norm, eps)
+
+
+def ball(norm: str, eps: float) -> str:
+    """A ball as people say it: "L-inf 8/255", "L2 0.5", "a flow of 0.05"."""
+    if norm == "linf":
+        return f"L-inf {255 * eps:.4g}/255"
+    return f"a flow of {eps:.4g}" if norm == "flow" else f"{norm.upper()} {eps:.4g}"
 
 
 def count_images(n: int) -> str:

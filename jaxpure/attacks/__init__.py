@@ -11,12 +11,15 @@ from typing import Any
 from jaxpure.attacks.apgd import Apgd
 from jaxpure.attacks.autoattack import Sequence, advice, autoattack, stages_of
 from jaxpure.attacks.bpda_eot_hill import BpdaEotHill
+from jaxpure.attacks.diffattack import diffattack
+from jaxpure.attacks.diffhammer import DiffHammer
 from jaxpure.attacks.fab import Fab
 from jaxpure.attacks.losses import LOSSES
 from jaxpure.attacks.norms import NORMS
 from jaxpure.attacks.objective import Objective
 from jaxpure.attacks.pgd import Pgd
 from jaxpure.attacks.square import Square
+from jaxpure.attacks.stadv import Stadv
 
 REGISTRY: dict[str, Callable[..., Any]] = {
     "pgd": Pgd.create,
@@ -25,6 +28,9 @@ REGISTRY: dict[str, Callable[..., Any]] = {
     "fab": Fab.create,
     "square": Square.create,
     "autoattack": autoattack,
+    "diffattack": diffattack,
+    "diffhammer": DiffHammer.create,
+    "stadv": Stadv.create,
 }
 
 __all__ = [
@@ -33,12 +39,15 @@ __all__ = [
     "REGISTRY",
     "Apgd",
     "BpdaEotHill",
+    "DiffHammer",
     "Fab",
     "Objective",
     "Pgd",
     "Sequence",
     "Square",
+    "Stadv",
     "advice",
     "autoattack",
+    "diffattack",
     "stages_of",
 ]

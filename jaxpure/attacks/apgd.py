@@ -26,14 +26,9 @@ import jax.numpy as jnp
 
 from jaxpure.attacks.losses import LOSSES
 from jaxpure.attacks.norms import NORMS, random_direction
-from jaxpure.attacks.objective import (
-    Look,
-    Objective,
-    check_targets,
-    judge_draws,
-    rival,
-)
+from jaxpure.attacks.objective import Look, Objective, check_targets
 from jaxpure.attacks.pgd import check_at_least, check_ball, clean_gradient
+from jaxpure.attacks.verdict import judge_draws, rival
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -249,7 +244,7 @@ class Apgd:
 
     def _begin(self, state: ApgdState, logits: jax.Array) -> ApgdState:
         """After a look at the clean image: leave it alone, or take the next start."""
-        fallen = judge_draws(logits, state.label).wrong == 1
+        fallen = judge_draws(logits, state.label).fooled == 1
         alone = (state.count == 0) & fallen
         key = jax.random.fold_in(stream(state.key, "attack/start"), state.count)
         target = rival(logits, state.label, state.count // self.num_restarts)
@@ -268,7 +263,7 @@ class Apgd:
             logits = logits[-1:]
         loss = self.objective.mean_loss(logits, state.label, state.target)
         loss = loss.astype(state.highest_loss.dtype)
-        wrong = judge_draws(logits, state.label).wrong > 0.5
+        wrong = judge_draws(logits, state.label).broken
         state = self._record(state, loss, wrong)
         run = observe(state.run, state.iteration, state.x, gradient, loss)
         run, x, gradient = self._check(run, state.x, state.original, gradient)

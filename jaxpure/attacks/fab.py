@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpure.attacks.norms import NORMS, random_direction
-from jaxpure.attacks.objective import Objective, check_targets, judge_draws, rival
+from jaxpure.attacks.objective import Objective, check_targets
 from jaxpure.attacks.pgd import check_at_least, check_ball, clean_gradient
+from jaxpure.attacks.verdict import judge_draws, rival
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -197,7 +198,7 @@ class Fab:
 
     def _begin(self, state: FabState, logits: jax.Array) -> FabState:
         """After a look at the clean image: leave it alone, or take the next start."""
-        fallen = judge_draws(logits, state.label).wrong == 1
+        fallen = judge_draws(logits, state.label).fooled == 1
         alone = (state.count == 0) & fallen
         key = jax.random.fold_in(stream(state.key, "attack/start"), state.count)
         noise = random_direction(self.norm, key, state.original)
@@ -230,7 +231,7 @@ class Fab:
 
     def _advance(self, state: FabState, x: Image, logits: jax.Array) -> FabState:
         """After a look at the next point: keep it if it is the nearest, and go back."""
-        wrong = judge_draws(logits, state.label).wrong > 0.5
+        wrong = judge_draws(logits, state.label).broken
         distance = NORMS[self.norm].distance(x, state.original)
         nearer = wrong & (distance < state.distance)
         hit = nearer & (distance <= self.eps)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpure.attacks.losses import LOSSES, TARGETED_LOSSES, margin
+from jaxpure.attacks.losses import LOSSES, TARGETED_LOSSES
 from jaxpure.randomness import Policy, attack_keys
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -33,7 +33,7 @@ class Look(NamedTuple):
 
 @partial(
     register_pytree,
-    data_fields=["defense"],
+    data_fields=["defense", "addend"],
     meta_fields=["policy", "loss", "average", "eot_samples", "targeted"],
 )
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,9 @@ class Objective:
       average: "loss" is the mean loss over draws, "logits" the loss of mean logits.
       eot_samples: draws for every gradient and every selection.
       targeted: the loss is one of TARGETED_LOSSES, and `look` is told the target.
+      addend: `(defense, key, x) -> (logits, ())`, a callable pytree, in place of the
+        defense where a gradient is taken: its second result is added to the loss of the
+        draw. Selection does not look at it.
     """
 
     defense: Any
@@ -55,6 +58,7 @@ class Objective:
     average: str = "loss"
     eot_samples: int = 1
     targeted: bool = False
+    addend: Any = None
 
     def __post_init__(self):
         losses = TARGETED_LOSSES if self.targeted else LOSSES
@@ -109,19 +113,26 @@ class Objective:
         if self.average == "logits":
 
             def of_mean(x):
-                logits = jax.lax.map(lambda k: self.defense(k, x), keys)
-                return loss(jnp.mean(logits, 0)), logits
+                logits, added = jax.lax.map(lambda k: self._seen(k, x), keys)
+                return loss(jnp.mean(logits, 0)) + jnp.mean(added), logits
 
             return jax.grad(of_mean, has_aux=True)(x)
 
         def of_one(x, key):
-            logits = self.defense(key, x)
-            return loss(logits), logits
+            logits, added = self._seen(key, x)
+            return loss(logits) + added, logits
 
         gradients, logits = jax.lax.map(
             lambda k: jax.grad(of_one, has_aux=True)(x, k), keys
         )
         return jnp.mean(gradients, 0), logits
+
+    def _seen(self, key: Any, x: Image) -> tuple[jax.Array, jax.Array]:
+        """Logits, and what is added to their loss."""
+        if self.addend is None:
+            logits = self.defense(key, x)
+            return logits, jnp.zeros((), logits.dtype)
+        return self.addend(self.defense, key, x)
 
     def loss_of(self, label: Label, target: Label | None = None) -> Callable:
         """The loss as a function of logits `(classes,)` alone."""
@@ -136,41 +147,6 @@ class Objective:
         losses = jax.vmap(self.loss_of(label, target))(logits)
         finite = jnp.all(jnp.isfinite(logits)) & jnp.all(jnp.isfinite(losses))
         return jnp.where(finite, jnp.mean(losses), -jnp.inf)
-
-
-class Verdict(NamedTuple):
-    """How well an image fools the draws that the attack compares its iterates under.
-
-    Attributes:
-      wrong: `()` share of draws that are misclassified.
-      margin: `()` mean margin, best wrong logit minus the true one.
-    """
-
-    wrong: jax.Array
-    margin: jax.Array
-
-    def better_than(self, other: "Verdict") -> jax.Array:
-        return (self.wrong > other.wrong) | (
-            (self.wrong == other.wrong) & (self.margin > other.margin)
-        )
-
-
-def judge_draws(logits: jax.Array, label: Label) -> Verdict:
-    """The verdict of draws `(n, classes)`; one that is not finite counts for nothing."""
-    finite = jnp.all(jnp.isfinite(logits), -1)
-    wrong = finite & (jnp.argmax(logits, -1) != label)
-    margins = jax.vmap(margin, (0, None))(logits, label)
-    return Verdict(
-        jnp.mean(wrong.astype(logits.dtype)),
-        jnp.mean(jnp.where(finite, margins, -jnp.inf)),
-    )
-
-
-def rival(logits: jax.Array, label: Label, rank: jax.Array) -> jax.Array:
-    """The wrong class of this rank by mean logit over draws `(n, classes)`; 0: highest."""
-    mean = jnp.mean(logits, 0)
-    first = jnp.arange(mean.size) == label
-    return jnp.argsort(jnp.where(first, jnp.inf, mean), descending=True)[rank + 1]
 
 
 def check_targets(num_targets: int, classes: int) -> None:

@@ -2,7 +2,9 @@
 
 With momentum it is the iterative method of Dong et al. 2018 (eq. 6: gradients of unit
 L1 norm are summed). With `average="logits"`, `random_start=False` and BPDA it makes the
-updates of BPDA+EOT (Hill et al. 2021); their protocol is bpda_eot_hill's.
+updates of BPDA+EOT (Hill et al. 2021); their protocol is bpda_eot_hill's. With
+`iterate="last"` on a cheaper defense (gradient `transfer`) it is the PGD+EOT of Lee and
+Kim 2023.
 """
 
 from collections.abc import Sequence
@@ -14,9 +16,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxpure.attacks.norms import NORMS
-from jaxpure.attacks.objective import Objective, Verdict, judge_draws
+from jaxpure.attacks.objective import Look, Objective
+from jaxpure.attacks.verdict import (
+    Resubmission,
+    Verdict,
+    check_criterion,
+    judge_draws,
+    keep_best,
+    no_verdict,
+)
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
+
+ITERATES = ("best", "last")
 
 
 class PgdState(NamedTuple):
@@ -29,6 +41,7 @@ class PgdState(NamedTuple):
     momentum: jax.Array
     adversarial: jax.Array
     verdict: Verdict  # of `adversarial`, under the selection keys of its step
+    resubmission: Resubmission  # of all iterates
     step: jax.Array
     done: jax.Array
     broken_at: jax.Array
@@ -39,16 +52,16 @@ class PgdState(NamedTuple):
 @partial(
     register_pytree,
     data_fields=["objective", "eps", "step_size", "num_steps", "momentum"],
-    meta_fields=["norm", "random_start"],
+    meta_fields=["norm", "random_start", "criterion", "iterate"],
 )
 @dataclass(frozen=True, eq=False)
 class Pgd:
     """PGD with best-iterate selection. Build it with `create`.
 
     An image is evaluated `num_steps + 1` times and moved `num_steps` times. The result is
-    the iterate that fools most selection draws, and among those the one of largest mean
-    margin. Where the attack sees exactly what will judge it (all replayed), it stops at
-    the first misclassification.
+    the best iterate by the criterion: by default the one that fools most selection draws,
+    and among those the one of largest mean margin. Where the attack sees exactly what
+    will judge it (all replayed), it stops at the first misclassification.
 
     Attributes:
       objective: what is climbed.
@@ -58,6 +71,9 @@ class Pgd:
       momentum: weight of the previous gradients.
       norm: "linf", "l2" or "l1".
       random_start: begin at a random point of the ball instead of at the image.
+      criterion: when an iterate counts as broken; see `verdict.judge_draws`.
+      iterate: "best", or "last": what is reached in the end, whatever it does. That one
+        needs no selection: what is told of its iterates is of the gradient's draws.
     """
 
     objective: Objective
@@ -67,6 +83,8 @@ class Pgd:
     momentum: Any = 0.0
     norm: str = "linf"
     random_start: bool = True
+    criterion: str = "most"
+    iterate: str = "best"
 
     @classmethod
     def create(
@@ -83,11 +101,26 @@ class Pgd:
         eot_samples: int = 1,
         random_start: bool = True,
         momentum: float = 0.0,
+        criterion: str = "most",
+        iterate: str = "best",
     ) -> "Pgd":
         """PGD on a defense that is already under a gradient rule."""
         check_ball(norm, eps, step_size, num_steps)
+        check_criterion(criterion)
+        if iterate not in ITERATES:
+            raise ValueError(f"{iterate=}, expected one of {', '.join(ITERATES)}")
         objective = Objective(defense, policy, loss, average, eot_samples)
-        return cls(objective, eps, step_size, num_steps, momentum, norm, random_start)
+        return cls(
+            objective,
+            eps,
+            step_size,
+            num_steps,
+            momentum,
+            norm,
+            random_start,
+            criterion,
+            iterate,
+        )
 
     @property
     def policy(self) -> Policy:
@@ -95,6 +128,8 @@ class Pgd:
 
     @property
     def purifications_per_step(self) -> int:
+        if self.iterate == "last":
+            return self.gradients_per_step
         return self.objective.purifications_per_look
 
     @property
@@ -111,8 +146,7 @@ class Pgd:
         if self.random_start:
             norm = NORMS[self.norm]
             start = norm.random_point(stream(key, "attack/start"), x, self.eps)
-        zero = jnp.zeros((), jnp.int32)
-        worst = jnp.full((), -jnp.inf, x.dtype)
+        zero, nothing = jnp.zeros((), jnp.int32), no_verdict(x)
         return PgdState(
             key=key,
             original=x,
@@ -120,7 +154,8 @@ class Pgd:
             x=start,
             momentum=jnp.zeros_like(x),
             adversarial=x,
-            verdict=Verdict(jnp.full((), -1, x.dtype), worst),
+            verdict=nothing,
+            resubmission=Resubmission(nothing.fooled, nothing.outvoted),
             step=zero,
             done=jnp.zeros((), bool),
             broken_at=zero - 1,
@@ -129,25 +164,22 @@ class Pgd:
         )
 
     def step(self, state: PgdState) -> PgdState:
-        look = self.objective.look(state.key, state.step, state.x, state.label)
-        selected = self._select(state, judge_draws(look.logits, state.label))
-        return choose(state.done, state, self._ascend(selected, look.gradient))
-
-    def _select(self, state: PgdState, verdict: Verdict) -> PgdState:
-        """Keeps the iterate if it is the best so far; ends where nothing is left to do."""
-        better = verdict.better_than(state.verdict)
-        broken = verdict.wrong > 0.5
-        first = broken & (state.broken_at < 0)
+        look = self._look(state)
+        verdict = judge_draws(look.logits, state.label, self.criterion)
+        selected = keep_best(state, state.x, verdict)
+        if self.iterate == "last":
+            selected = selected._replace(adversarial=state.x, verdict=verdict)
         finished = state.step >= self.num_steps
         if self.policy.replays_all:
-            finished |= broken
-        return state._replace(
-            adversarial=jnp.where(better, state.x, state.adversarial),
-            verdict=jax.tree.map(partial(jnp.where, better), verdict, state.verdict),
-            broken_at=jnp.where(first, state.step, state.broken_at),
-            step=state.step + 1,
-            done=state.done | finished,
-        )
+            finished |= verdict.broken
+        moved = self._ascend(selected._replace(done=finished), look.gradient)
+        return choose(state.done, state, moved)
+
+    def _look(self, state: PgdState) -> Look:
+        if self.iterate == "best":
+            return self.objective.look(state.key, state.step, state.x, state.label)
+        keys = self.objective.gradient_keys(state.key, state.step)
+        return Look(*self.objective.gradient(keys, state.x, state.label))
 
     def _ascend(self, state: PgdState, gradient: jax.Array) -> PgdState:
         gradient, bad, zero = clean_gradient(gradient)

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpure.attacks.objective import Objective, judge_draws
+from jaxpure.attacks.objective import Objective
 from jaxpure.attacks.pgd import check_at_least, check_ball
+from jaxpure.attacks.verdict import judge_draws
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -171,7 +172,7 @@ class Square:
 
     def _begin(self, state: SquareState, logits: jax.Array) -> SquareState:
         """After the look at the clean image: leave it alone, or begin."""
-        alone = judge_draws(logits, state.label).wrong == 1
+        alone = judge_draws(logits, state.label).fooled == 1
         return state._replace(
             query=jnp.zeros_like(state.query),
             done=state.done | alone,
@@ -181,7 +182,7 @@ class Square:
     def _advance(self, state: SquareState, x: Image, logits: jax.Array) -> SquareState:
         """After a query: keep the image if it is better; on to the next."""
         loss = self.objective.mean_loss(logits, state.label).astype(x.dtype)
-        wrong = judge_draws(logits, state.label).wrong > 0.5
+        wrong = judge_draws(logits, state.label).broken
         first = state.query == 0
         better = first | is_better(wrong, loss, state.best_wrong, state.best_loss)
         best = is_better(wrong, loss, state.highest_wrong, state.highest_loss)

@@ -1,6 +1,12 @@
 """Diffusion: noise schedules, step rules, and the chain that runs them."""
 
-from jaxpure.diffusion.chain import Chain, add_noise, make_chain, reverse
+from jaxpure.diffusion.chain import (
+    Chain,
+    add_noise,
+    make_chain,
+    reverse,
+    reverse_states,
+)
 from jaxpure.diffusion.schedules import (
     SCHEDULES,
     ContinuousVp,
@@ -26,4 +32,5 @@ __all__ = [
     "linear",
     "make_chain",
     "reverse",
+    "reverse_states",
 ]

@@ -20,7 +20,7 @@ from jaxpure.types import Denoiser, Key, register_pytree
 
 @partial(
     register_pytree,
-    data_fields=["noise_index", "labels", "coefficients"],
+    data_fields=["noise_index", "labels", "signal", "coefficients"],
     meta_fields=["rule"],
 )
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,14 @@ class Chain:
       rule: how a step goes; static.
       noise_index: `(n,)` int32, the timestep by which each step's noise is addressed.
       labels: `(n,)` what the denoiser is told at each step.
+      signal: `(n,)` the signal's share of the variance after each step, 1 after the last.
       coefficients: pytree of `(n,)`, the rule's numbers.
     """
 
     rule: StepRule
     noise_index: Any
     labels: Any
+    signal: Any
     coefficients: Any
 
     def __len__(self) -> int:
@@ -61,7 +63,8 @@ def make_chain(schedule: Schedule, rule: StepRule, start: int) -> Chain:
         )
     timesteps = rule.timesteps(start)
     labels, coefficients = rule.coefficients(schedule, timesteps)
-    return Chain(rule, timesteps.astype(np.int32), labels, coefficients)
+    signal = schedule.signal(np.append(timesteps[1:], -1))
+    return Chain(rule, timesteps.astype(np.int32), labels, signal, coefficients)
 
 
 def add_noise(signal: jax.Array, x: jax.Array, noise: jax.Array) -> jax.Array:
@@ -83,16 +86,35 @@ def reverse(chain: Chain, denoiser: Denoiser, key: Key, x: jax.Array) -> jax.Arr
       key: noise of the step at timestep t is `fold_in(key, t)`'s; consumed.
       x: where to begin.
     """
+    step = _checkpointed_step(chain, denoiser, key)
+    return jax.lax.scan(lambda x, i: (step(x, i), None), x, _inputs(chain, x))[0]
 
+
+def reverse_states(chain: Chain, denoiser: Denoiser, key: Key, x: jax.Array) -> jax.Array:
+    """All states of `reverse`, each after its step: `(n, H, W, C)`, the last its result."""
+    step = _checkpointed_step(chain, denoiser, key)
+
+    def body(x, inputs):
+        after = step(x, inputs)
+        return after, after
+
+    return jax.lax.scan(body, x, _inputs(chain, x))[1]
+
+
+def _checkpointed_step(chain: Chain, denoiser: Denoiser, key: Key):
     @partial(jax.checkpoint, prevent_cse=False)  # scan already prevents it
-    def body(x, step):
-        index, label, c = step
+    def step(x, inputs):
+        index, label, c = inputs
         noise = noise_at(key, index, x)
-        return chain.rule.step(c, x, denoiser(x, label), noise), None
+        return chain.rule.step(c, x, denoiser(x, label), noise)
 
-    steps = (
+    return step
+
+
+def _inputs(chain: Chain, x: jax.Array) -> Any:
+    """What is scanned over: where each step's noise is, its label, its numbers."""
+    return (
         jnp.asarray(chain.noise_index),
         jnp.asarray(chain.labels, x.dtype),
         jax.tree.map(lambda a: jnp.asarray(a, x.dtype), chain.coefficients),
     )
-    return jax.lax.scan(body, x, steps)[0]

@@ -263,6 +263,8 @@ def _rows(slots: Slots, done: np.ndarray) -> list[Row]:
         "bad_gradients": state.bad_gradients,
         "zero_gradients": state.zero_gradients,
     }
+    if hasattr(state, "resubmission"):
+        fields |= state.resubmission._asdict()
     arrays = {name: np.asarray(value)[chosen] for name, value in fields.items()}
     rows = [{name: value[i] for name, value in arrays.items()} for i in range(len(chosen))]
     return [{**row, "index": int(row["index"])} for row in rows]

@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from jaxpure.attacks import stadv
 from jaxpure.data import Dataset
 from jaxpure.evaluation import engine, records, statistics
 from jaxpure.randomness import Policy
@@ -64,6 +65,9 @@ class Result:
       gradient_evaluations: `(n,)` passes through the defense with a gradient.
       forward_evaluations: `(n,)` passes of the attack without one.
       broken_by: `(n,)` str, the one of a sequence of attacks that broke each image, or "".
+      fooled: `(n,)` the largest share of its own draws that the attack fooled at any of
+        its evaluations; NaN where it does not say.
+      outvoted: `(n,)` bool, whether at any of them the vote of the draws was wrong.
     """
 
     indices: np.ndarray
@@ -81,6 +85,8 @@ class Result:
     gradient_evaluations: np.ndarray
     forward_evaluations: np.ndarray
     broken_by: np.ndarray
+    fooled: np.ndarray
+    outvoted: np.ndarray
 
     @property
     def clean(self) -> np.ndarray:
@@ -327,6 +333,11 @@ def _settle(
         broken = index in fallen_at  # by the last that tried
         best = len(tries) - 1 if broken else int(np.argmax(margins))
         counts = {name: sum(int(row[name]) for row, _ in tries) for name in COUNTS}
+        counts |= {
+            name: max(row[name] for row, _ in tries if name in row)
+            for name in ("fooled", "outvoted")
+            if any(name in row for row, _ in tries)
+        }
         before = sum(int(row["evaluations"]) for row, _ in tries[:-1])
         outcome = {
             "broken_by": fallen_at.get(index, ""),
@@ -365,6 +376,8 @@ def load(folder: epath.Path, dataset: Dataset) -> Result:
         linf=distances["linf"],
         l2=distances["l2"],
         broken_by=np.array([row["attacked"].get("broken_by", "") for row in rows]),
+        fooled=np.array([row["attacked"].get("fooled", np.nan) for row in rows], float),
+        outvoted=np.array([bool(row["attacked"].get("outvoted")) for row in rows]),
         **counts,
     )
 
@@ -415,23 +428,28 @@ def _untouched(index: int, image: np.ndarray) -> records.Row:
         "index": index,
         "image": image,
         "broken_at": 0,
+        "fooled": 1.0,
+        "outvoted": True,
         **dict.fromkeys(COUNTS, 0),
     }
 
 
 def _check_ball(attack, adversarial, clean, indices) -> None:
-    distance = _distances(adversarial, clean)[attack.norm]
-    inside = (
-        (distance <= attack.eps * (1 + 1e-5) + BALL_SLACK)
-        & (adversarial >= 0).all((1, 2, 3))
-        & (adversarial <= 1).all((1, 2, 3))
-    )
+    eps = float(attack.eps)
+    if attack.norm == "flow":  # no ball of pixels: what no flow within the bound can make
+        distance = stadv.excess(adversarial, clean, eps)
+        allowed = BALL_SLACK
+    else:
+        distance = _distances(adversarial, clean)[attack.norm]
+        allowed = eps * (1 + 1e-5) + BALL_SLACK
+    in_range = (adversarial >= 0).all((1, 2, 3)) & (adversarial <= 1).all((1, 2, 3))
+    inside = (distance <= allowed) & in_range
     if not inside.all():
         i = int(np.flatnonzero(~inside)[0])
         raise ValueError(
             f"the attack's image for example {indices[i]} is at {attack.norm} distance "
-            f"{distance[i]:.6g} (eps {float(attack.eps):.6g}) or outside [0, 1]; the "
-            "attack must project its iterates"
+            f"{distance[i]:.6g} (eps {eps:.6g}) or outside [0, 1]; the attack must project "
+            "its iterates"
         )
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxpure.diffusion import (
     Chain,
@@ -15,11 +16,27 @@ from jaxpure.diffusion import (
     linear,
     make_chain,
     reverse,
+    reverse_states,
 )
 from jaxpure.randomness import PartKeys, noise_at, part
 from jaxpure.types import Denoiser, Image, Key, register_pytree
 
 STARTS = ("t_star_minus_1", "t_star")
+
+
+class Trajectory(NamedTuple):
+    """A purification with what it passed through, in the diffusion's range [-1, 1].
+
+    Attributes:
+      purified: `(H, W, C)` its result, in [0, 1].
+      noised: `(n, H, W, C)` what noising, under the round's own noise, makes of the image
+        at each level that the reverse chain reaches.
+      denoised: `(n, H, W, C)` what the reverse chain makes of it there.
+    """
+
+    purified: Image
+    noised: jax.Array
+    denoised: jax.Array
 
 
 @partial(
@@ -85,13 +102,30 @@ class DiffPure:
         return self.rounds * len(self.chain)
 
     def __call__(self, key: Key | PartKeys, x: Image) -> Image:
-        forward_key, reverse_key = part(key, "forward"), part(key, "reverse")
         x = 2 * x - 1
         for i in range(self.rounds):
-            x = add_noise(self.signal, x, noise_at(forward_key, i, x))
-            round_key = jax.random.fold_in(reverse_key, i)
-            x = reverse(self.chain, self.denoiser, round_key, x)
+            noise, reverse_key = self._round(key, i, x)
+            x = add_noise(self.signal, x, noise)
+            x = reverse(self.chain, self.denoiser, reverse_key, x)
         return (x + 1) / 2
+
+    def trajectory(self, key: Key | PartKeys, x: Image) -> Trajectory:
+        """The same purification, and the states of every round, one after another."""
+        x, noised, denoised = 2 * x - 1, [], []
+        for i in range(self.rounds):
+            noise, reverse_key = self._round(key, i, x)
+            levels = jax.vmap(add_noise, (0, None, None))
+            noised.append(levels(jnp.asarray(self.chain.signal), x, noise))
+            x = add_noise(self.signal, x, noise)
+            denoised.append(reverse_states(self.chain, self.denoiser, reverse_key, x))
+            x = denoised[-1][-1]
+        states = jnp.concatenate(noised), jnp.concatenate(denoised)
+        return Trajectory((x + 1) / 2, *states)
+
+    def _round(self, key: Key | PartKeys, i: int, x: jax.Array) -> tuple[jax.Array, Key]:
+        """A round's forward noise, and the key of its reverse noise."""
+        noise = noise_at(part(key, "forward"), i, x)
+        return noise, jax.random.fold_in(part(key, "reverse"), i)
 
 
 def first_timestep(t_star: int, start: str) -> int:

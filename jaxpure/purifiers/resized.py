@@ -4,12 +4,14 @@ DiffPure's way with ImageNet: images and classifiers have 224 pixels, the denois
 (torch's `interpolate`, bilinear without antialiasing, corners not aligned).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 
+from jaxpure.purifiers.diffpure import Trajectory
 from jaxpure.randomness import PartKeys
 from jaxpure.types import Image, Key, register_pytree
 
@@ -38,6 +40,17 @@ class Resized:
     def __call__(self, key: Key | PartKeys, x: Image) -> Image:
         there = resize(x, (self.image_size, self.image_size))
         return resize(self.purifier(key, there), x.shape[:2])
+
+    @property
+    def trajectory(self) -> Callable[[Key | PartKeys, Image], Trajectory]:
+        """That of the purifier, if it has one; its states are of `image_size`."""
+        inner = self.purifier.trajectory
+
+        def run(key: Key | PartKeys, x: Image) -> Trajectory:
+            found = inner(key, resize(x, (self.image_size, self.image_size)))
+            return found._replace(purified=resize(found.purified, x.shape[:2]))
+
+        return run
 
 
 def resize(x: Image, size: tuple[int, ...]) -> Image:

@@ -12,8 +12,8 @@ from jaxpure import randomness
 from jaxpure.attacks import NORMS, Apgd, Fab, Pgd, Square
 from jaxpure.attacks.apgd import l2_unit, percent
 from jaxpure.attacks.fab import to_hyperplane
-from jaxpure.attacks.objective import rival
 from jaxpure.attacks.square import HALVINGS, change_l2, tiles, two_bumps, window_size
+from jaxpure.attacks.verdict import rival
 from jaxpure.defense import PurifiedClassifier
 from jaxpure.purifiers import Identity
 

@@ -202,7 +202,8 @@ def test_sampler(golden, load, name, dtype):
     timesteps = make_timesteps(case, golden)
     labels, coefficients = case.rule.coefficients(linear(), timesteps)
     np.testing.assert_array_equal(labels, run.model_t)
-    chain = Chain(case.rule, timesteps.astype(np.int32), labels, coefficients)
+    signal = np.ones(len(timesteps))  # no step looks at it
+    chain = Chain(case.rule, timesteps.astype(np.int32), labels, signal, coefficients)
     denoiser = predict_with_variance if name.startswith("guided") else predict
     noises = pad(run.noises, len(chain))
     states = trajectory(chain, denoiser, run.x, noises)

@@ -167,7 +167,7 @@ def test_batch_sizes_meet_the_same_noise(tmp_path):
 
 PGD_FIELDS = {
     "data_fields": ["objective", "eps", "step_size", "num_steps", "momentum"],
-    "meta_fields": ["norm", "random_start"],
+    "meta_fields": ["norm", "random_start", "criterion", "iterate"],
 }
 
 
@@ -181,6 +181,50 @@ class Outside(attacks.Pgd):
 class Below(attacks.Pgd):
     def _ascend(self, state, gradient):
         return state._replace(x=state.original - 0.03)
+
+
+def test_what_the_attacks_own_draws_said_is_recorded(tmp_path):
+    """The most draws that any iterate fooled, as a plain loop over its steps finds it."""
+    defense, attack, dataset = experiment(9, "fresh", num_steps=5)
+    result = run(tmp_path / "fresh", defense, attack, dataset)
+    step = jax.jit(attack.step)
+    for i, index in enumerate(dataset.indices):
+        if result.attack_calls[i] == 0:  # wrong under every key to begin with
+            assert result.fooled[i] == 1 and result.outvoted[i]
+            continue
+        key = randomness.example_key(ROOT, int(index))
+        state = attack.init(key, dataset.floats()[i], dataset.labels[i])
+        shares = []
+        for _ in range(6):
+            where = (jax.random.clone(state.key), state.step, state.x)
+            logits = np.asarray(attack.objective.selection_logits(*where))
+            shares.append(np.mean(logits.argmax(1) != dataset.labels[i]))
+            state = step(state)
+        assert result.fooled[i] == pytest.approx(max(shares))
+    assert 0 < np.mean(result.fooled > 0.5) and np.mean(result.fooled < 1) > 0
+    queries = attacks.Square.create(defense, attack.policy, eps=0.08, num_queries=3)
+    silent = run(tmp_path / "silent", defense, queries, dataset)
+    tried = silent.attack_calls > 0
+    assert np.isnan(silent.fooled[tried]).all() and not silent.outvoted[tried].any()
+
+
+def test_a_flow_beyond_its_bound_is_refused(tmp_path):
+    defense, _, dataset = experiment(4)
+    options = {"flow_bound": 0.4, "num_steps": 3}
+    attack = attacks.Stadv.create(defense, randomness.PRESETS["fresh"], **options)
+    assert run(tmp_path / "fine", defense, attack, dataset).linf.max() > 0.01
+
+    @partial(
+        register_pytree,
+        data_fields=["objective", "flow_bound", "num_steps", "tau"],
+        meta_fields=["random_start", "criterion"],
+    )
+    class Farther(attacks.Stadv):
+        eps = 0.1
+
+    farther = Farther(attack.objective, 0.4, 3, 0.05)
+    with pytest.raises(ValueError, match=r"flow distance .* \(eps 0.1\)"):
+        run(tmp_path / "far", defense, farther, dataset)
 
 
 class Killed(Exception):

@@ -36,4 +36,6 @@ def fake_result(shape, n=30, keys=4, seed=0, survive=0.4) -> Result:
         gradient_evaluations=spent,
         forward_evaluations=np.zeros(n, int),
         broken_by=np.full(n, ""),
+        fooled=np.where(stands, 0.25, 1.0),
+        outvoted=~stands,
     )
