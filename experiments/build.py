@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from functools import partial
 from typing import Any
 
@@ -68,6 +69,7 @@ def experiment(config: configs.RunConfig) -> Experiment:
         identity = purifiers.Identity()
         bare = PurifiedClassifier(identity, classifier)
         bare_attack = _bare_attack(config.attack, bare)
+        _check_radius(attack, dataset.image_shape)
         _trace(attack, dataset)
     except configs.ConfigError:
         raise
@@ -86,6 +88,20 @@ def load_data(config: configs.DataConfig, split: str) -> data.Dataset:
         data_dir=config.data_dir or None,
         image_size=config.image_size or None,
     )
+
+
+def _check_radius(attack: Any, shape: tuple[int, ...]) -> None:
+    """Refuses a ball of one image, and one that holds every image there is."""
+    size = math.prod(shape)
+    largest = {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size), "flow": 2.0}
+    most = largest[attack.norm]
+    if not 0 < attack.eps <= most:
+        field, unit = ("flow_bound", 1) if attack.norm == "flow" else ("eps_255", 255)
+        raise configs.ConfigError(
+            f"config.attack.{field}={unit * attack.eps:g} in {attack.norm}: expected above "
+            f"0, where an attack has nothing to change, to {unit * most:g}, where every "
+            "image is within reach"
+        )
 
 
 def _trace(attack: Any, dataset: data.Dataset) -> None:

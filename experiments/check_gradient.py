@@ -16,6 +16,7 @@ from experiments import config as configs
 from experiments import program
 from experiments.build import experiment
 from jaxpure import randomness
+from jaxpure.attacks import LOSSES
 from jaxpure.gradient_check import GradientCheck, check_gradient
 
 _CONFIG = config_flags.DEFINE_config_dataclass(
@@ -32,6 +33,11 @@ TOLERANCE = 1e-4
 
 def check(config: configs.RunConfig, example: int) -> GradientCheck:
     """The check of a config's gradient rule on one of its examples."""
+    if config.attack.loss not in LOSSES:
+        raise configs.ConfigError(
+            f"config.attack.loss={config.attack.loss} has a target, which a check has not; "
+            f"use one of {', '.join(LOSSES)}"
+        )
     built = experiment(config)
     if not 0 <= example < len(built.dataset):
         raise configs.ConfigError(

@@ -2,7 +2,9 @@
 
 A row for each gradient rule and attack, a column for each policy of randomness: robust
 accuracy with its 95% interval, under the headline key. Runs in a table share data, ball,
-purifier and seed; where they do not, the table says in what.
+purifier and seed; where they do not, the table says in what. Where an attack without
+gradients leaves less than one that follows them, under the same noise, it says so: that
+gradient is masked.
 """
 
 import argparse
@@ -14,8 +16,9 @@ from etils import epath
 
 from experiments import program
 from experiments.config import ConfigError
-from experiments.report.words import interval
+from experiments.report.words import interval, norm_ball
 
+WITHOUT_GRADIENT = ("square",)
 # What a table is about; all else should be the same in every run.
 VARIED = ("gradient", "policy", "attack.", "batch_size", "judging_keys")
 
@@ -30,10 +33,10 @@ def table(folders: list[epath.Path]) -> str:
     policies = list(dict.fromkeys(run["policy"] for run in runs))
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for run in runs:
-        row = cells.setdefault((run["gradient"], run["attack"]), {})
+        row = cells.setdefault((_rule(run), _attack(run, runs[0])), {})
         if run["policy"] in row:
             raise ConfigError(
-                f"two runs of gradient {run['gradient']}, attack {run['attack']} and "
+                f"two runs of gradient {_rule(run)}, attack {_attack(run, runs[0])} and "
                 f"policy {run['policy']}: give each once"
             )
         row[run["policy"]] = run
@@ -47,10 +50,11 @@ def table(folders: list[epath.Path]) -> str:
     first = runs[0]
     about = (
         f"Robust accuracy (95% interval) of {first['num_examples']} images of "
-        f"{first['dataset']}, {first['norm']} {255 * first['eps']:g}/255, seed "
+        f"{first['dataset']}, {norm_ball(first)}, seed "
         f"{first['seed']}; clean {interval(first['clean_accuracy'])}."
     )
-    return "\n".join([about, "", *lines, *_differences(folders, runs)]) + "\n"
+    notes = [*_differences(folders, runs), *_masked(runs)]
+    return "\n".join([about, "", *lines, *(["", *notes] if notes else [])]) + "\n"
 
 
 def _summary(folder: epath.Path) -> dict[str, Any]:
@@ -58,6 +62,43 @@ def _summary(folder: epath.Path) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError(f"{folder} holds no finished run (no summary.json)")
     return json.loads(path.read_text())
+
+
+def _rule(run: dict[str, Any]) -> str:
+    """The gradient rule; an attack by queries follows none."""
+    return "none" if run["attack"] in WITHOUT_GRADIENT else run["gradient"]
+
+
+def _attack(run: dict[str, Any], first: dict[str, Any]) -> str:
+    """The attack, with its version or criterion, and its ball if that is another."""
+    settings = run["config"]["attack"]
+    parts = [run["attack"]]
+    if run["attack"] == "autoattack":
+        parts.append(settings["version"])
+    if settings.get("criterion", "most") != "most":
+        parts.append(f"by {settings['criterion']}")
+    if settings["eot_samples"] > 1:
+        parts.append(f"of {settings['eot_samples']} draws")
+    if norm_ball(run) != norm_ball(first):
+        parts.append(f"in {norm_ball(run)}")
+    return " ".join(parts)
+
+
+def _masked(runs: list[dict[str, Any]]) -> list[str]:
+    """A line for each gradient that an attack by queries did better than."""
+    lines = []
+    for blind in (run for run in runs if run["attack"] in WITHOUT_GRADIENT):
+        for run in runs:
+            same = run["policy"] == blind["policy"] and norm_ball(run) == norm_ball(blind)
+            if _rule(run) == "none" or not same:
+                continue
+            if blind["robust_accuracy"]["value"] < run["robust_accuracy"]["value"]:
+                lines.append(
+                    f"Under {run['policy']}, {blind['attack']} without gradients leaves "
+                    f"less than {run['attack']} along the {run['gradient']} gradient: that "
+                    "gradient is masked."
+                )
+    return lines
 
 
 def _cell(run: dict[str, Any] | None) -> str:
@@ -75,7 +116,7 @@ def _differences(folders: list[epath.Path], runs: list[dict[str, Any]]) -> list[
         fixed += [name for name in found if name in ("attack.norm", "attack.eps_255")]
         if fixed:
             lines.append(f"{folder} differs from {folders[0]} in {', '.join(fixed)}.")
-    return ["", *lines] if lines else []
+    return lines
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from functools import partial
+from unittest import mock
 
 import chex
 import jax
@@ -67,8 +68,13 @@ def sharding(devices=1):
     return jax.sharding.NamedSharding(mesh, jax.P("data"))
 
 
+def robust_loss(eps):
+    return partial(training.robust_classifier_loss, eps=eps, step_size=eps / 2, num_steps=3)
+
+
 LOSSES = {
     "classifier": (Tiny(True), training.classifier_loss),
+    "robust classifier": (Tiny(True), robust_loss(0.03)),
     "denoiser": (
         Tiny(False),
         partial(
@@ -271,6 +277,58 @@ def test_denoiser_loss_by_its_definition():
 # Augmentation.
 
 IMAGE = np.arange(1, 1 + 2 * 4 * 3, dtype=np.float32).reshape(4, 3, 2)
+
+
+def test_the_robust_loss_is_that_of_images_in_their_ball_that_fool_more():
+    network = models.create(Tiny(True), jax.random.key(0))
+    images, labels = (jnp.asarray(x) for x in data(12))
+    args = (Tiny(True), network.params, images, labels)
+    clean, statistics = training.classifier_loss(*args, jax.random.key(1))
+    none, same = robust_loss(0.0)(*args, jax.random.key(1))
+    np.testing.assert_allclose(none, clean, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, same, statistics)
+    seen = []
+
+    def spy(config, params, moved, labels, key):
+        seen.append(moved)
+        return jnp.mean(moved), params["stats"]
+
+    with mock.patch.object(training, "classifier_loss", spy):
+        robust_loss(0.1)(*args, jax.random.key(1))
+    (moved,) = seen
+    assert float(jnp.abs(moved - images).max()) == pytest.approx(0.1, abs=1e-6)
+    assert float(moved.min()) >= 0 and float(moved.max()) <= 1
+    losses = [
+        jnp.mean(optax.softmax_cross_entropy_with_integer_labels(network(x), labels))
+        for x in (images, moved)
+    ]
+    assert float(losses[1]) > float(losses[0])
+
+
+def test_the_robust_loss_has_no_gradient_through_the_attack():
+    """Its gradient is that of the loss on the moved images, held still."""
+    network = models.create(Tiny(True), jax.random.key(0))
+    images, labels = (jnp.asarray(x) for x in data(6))
+    seen = []
+
+    def spy(config, params, moved, labels, key):
+        seen.append(moved)
+        return original(config, params, moved, labels, key)
+
+    original = training.classifier_loss
+
+    def total(loss, params, images):
+        args = (Tiny(True), params, images, labels, jax.random.key(1))
+        return loss(*args)[0]
+
+    with mock.patch.object(training, "classifier_loss", spy):
+        value = total(robust_loss(0.1), network.params, images)
+    found = jax.grad(lambda p: total(robust_loss(0.1), p, images))(network.params)
+    held = jax.grad(lambda p: total(original, p, seen[0]))(network.params)
+    assert float(value) > 0
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, held
+    )
 
 
 def augmented(augmentation, n=400):

@@ -1,8 +1,7 @@
 """The report: one HTML page of an evaluation that needs nothing but itself.
 
 What is read off the numbers (`verdict`, `chosen`, `ranges`, `ball`) is here for the runner
-too;
-how the page looks is in page.html.
+too; how the page looks is in page.html.
 """
 
 from experiments.report.page import write

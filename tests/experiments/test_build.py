@@ -85,6 +85,18 @@ def config_with(**changes):
         ({"denoiser": "hf:nobody"}, ("nobody",)),
         ({"purifier__name": "one_shot", "purifier__rounds": 3}, ("one_shot", "rounds")),
         ({"judging_keys": 1}, ("judging_keys=1", "at least 2")),
+        ({"attack__eps_255": 0.0}, ("eps_255=0", "nothing to change")),
+        ({"attack__eps_255": 256.0}, ("0 to 1",)),
+        (
+            {"attack__norm": "l2", "attack__eps_255": 2100.0},
+            ("eps_255=2100 in l2", "to 2040"),
+        ),
+        ({"attack__name": "stadv", "attack__flow_bound": 0.0}, ("flow_bound=0 in flow",)),
+        (
+            {"attack__name": "diffattack", "gradient": "bpda"},
+            ("states of the forward and the reverse pass",),
+        ),
+        ({"attack__name": "apgd", "attack__criterion": "vote"}, ("apgd", "criterion")),
         ({"batch_size": 0}, ("batch_size=0",)),
     ],
 )
@@ -156,6 +168,23 @@ def test_a_transfer_attack_sees_another_defense_than_judges():
     assert built.defense.purifier.denoiser_evaluations == 50
     shorter = build.experiment(config_with(gradient="transfer(t_star=7)", policy="fresh"))
     assert shorter.seen.purifier.denoiser_evaluations == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"attack__name": "diffhammer", "attack__criterion": "vote"}, "DiffHammer"),
+        ({"attack__name": "diffattack", "attack__deviation_weight": 2.0}, "Apgd"),
+        ({"attack__name": "stadv", "attack__flow_bound": 0.1}, "Stadv"),
+        ({"attack__name": "bpda_eot_hill", "attack__verify_samples": 9}, "Pgd"),
+        ({"attack__iterate": "last", "attack__criterion": "any"}, "Pgd"),
+    ],
+)
+def test_the_bare_classifier_gets_what_is_left_of_the_attack(changes, kind):
+    built = build.experiment(config_with(gradient="exact", **changes))
+    assert type(built.bare_attack).__name__ == kind
+    assert built.bare_attack.policy.replays_all
+    assert getattr(built.bare_attack, "criterion", "most") == "most"
 
 
 def test_a_denoiser_of_continuous_time_needs_a_rule_of_it(tmp_path):

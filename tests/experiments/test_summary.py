@@ -24,14 +24,15 @@ NO_WARNINGS = {
 }
 
 
-def summary_of(bare: Result, defended: Result) -> dict:
+def summary_of(bare: Result, defended: Result, policy="replay", eot_samples=1) -> dict:
     """The summary of records under an experiment without networks."""
     config = configs.RunConfig(judging_keys=defended.logits.shape[1])
     dataset = data.Dataset(
         "digits", defended.images, defended.labels, defended.indices, num_classes=10
     )
     defense = PurifiedClassifier(purifiers.Identity(), None)
-    attack = Pgd.create(defense, PRESETS["replay"], eps=8 / 255, step_size=2 / 255)
+    attack = Pgd.create(defense, PRESETS[policy], eps=8 / 255, step_size=2 / 255)
+    config.attack.eot_samples = eot_samples
     made = Experiment(config, dataset, defense, defense, attack, defense, attack)
     return summarize(made, "fake", bare, defended, seconds=10.0)
 
@@ -95,3 +96,15 @@ def test_a_sentence_for_each_thing_to_know(found, expected):
 def test_many_examples_are_counted():
     (warning,) = warnings({**NO_WARNINGS, "nonfinite_examples": [*range(0, 22, 2)]})
     assert "on 11 images (index 0, 2, 4, 6, 8, 10, 12, 14 and 3 more)." in warning
+
+
+def test_resubmission_is_read_off_the_attacks_own_draws(bare):
+    defended = fake_result((8, 8, 1))
+    assert summary_of(bare, defended)["resubmission"] == {}  # one draw, all replayed
+    fresh = summary_of(bare, defended, policy="fresh", eot_samples=4)["resubmission"]
+    assert fresh["draws"] == 4
+    assert fresh["average"]["value"] == pytest.approx(1 - defended.fooled.mean())
+    assert fresh["worst_of_n"]["value"] == np.mean(defended.fooled == 0)
+    assert fresh["majority_vote"]["value"] == np.mean(~defended.outvoted)
+    silent = dataclasses.replace(defended, fooled=np.full(30, np.nan))
+    assert summary_of(bare, silent, "fresh", 4)["resubmission"] == {}

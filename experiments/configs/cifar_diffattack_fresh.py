@@ -1,0 +1,17 @@
+"""CIFAR-10: DiffAttack, APGD of 100 updates with 20 draws for each gradient.
+
+    python -m experiments.run --config=cifar_diffattack_fresh --data_dir=DIR
+
+The paper's settings. With published weights give --config.denoiser, --config.classifier and
+--config.purifier.t_star=100.
+"""
+
+from experiments.config import AttackConfig, RunConfig
+from experiments.configs import cifar_bpda_fresh
+
+
+def get_config() -> RunConfig:
+    config = cifar_bpda_fresh.get_config()
+    config.gradient = "exact"
+    config.attack = AttackConfig(name="diffattack", num_steps=100, eot_samples=20)
+    return config

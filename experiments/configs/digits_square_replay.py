@@ -1,0 +1,16 @@
+"""Digits: Square, 1000 queries without a gradient, noise replayed; a check for masking.
+
+    python -m experiments.run --config=digits_square_replay
+
+An attack that sees less and does better than one along a gradient shows that the gradient
+is masked; experiments.table says so where it meets the two.
+"""
+
+from experiments.config import AttackConfig, RunConfig
+from experiments.configs import digits_pgd_replay
+
+
+def get_config() -> RunConfig:
+    config = digits_pgd_replay.get_config()
+    config.attack = AttackConfig(name="square", eps_255=51.0, num_queries=1000)
+    return config
