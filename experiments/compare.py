@@ -10,7 +10,6 @@ import sys
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from etils import epath
 
 from experiments import program
@@ -110,6 +109,8 @@ def _read(workdir: epath.Path) -> dict[str, Any]:
         raise CompareError(
             f"{workdir} holds no finished run (no summary.json and records.parquet)"
         )
+    import pyarrow.parquet as pq  # slow to import: a refusal need not wait for it
+
     summary = json.loads(summary_path.read_text())
     with records.open("rb") as file:
         table = pq.read_table(file).sort_by("index")

@@ -28,7 +28,7 @@ from jaxpure.attacks.losses import LOSSES
 from jaxpure.attacks.norms import NORMS, random_direction
 from jaxpure.attacks.objective import Look, Objective, check_targets
 from jaxpure.attacks.pgd import check_at_least, check_ball, clean_gradient
-from jaxpure.attacks.verdict import judge_draws, rival
+from jaxpure.attacks.verdict import judge_draws, rival, started
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -212,12 +212,7 @@ class Apgd:
             iteration=zero - 1,
             run=self._new_run(x),
             highest_loss=jnp.full((), -jnp.inf, x.dtype),
-            adversarial=x,
-            step=zero,
-            done=jnp.zeros((), bool),
-            broken_at=zero - 1,
-            bad_gradients=zero,
-            zero_gradients=zero,
+            **started(x),
         )
 
     def step(self, state: ApgdState) -> ApgdState:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxpure.attacks.objective import Objective
 from jaxpure.attacks.pgd import ascend, check_ball, clean_gradient
+from jaxpure.attacks.verdict import started
 from jaxpure.randomness import Policy, attack_keys, choose
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -110,12 +111,7 @@ class BpdaEotHill:
             gradient=jnp.zeros_like(x),
             verified=zero - 1,
             logits=jnp.zeros(classes, x.dtype),
-            adversarial=x,
-            step=zero,
-            done=jnp.zeros((), bool),
-            broken_at=zero - 1,
-            bad_gradients=zero,
-            zero_gradients=zero,
+            **started(x),
         )
 
     def step(self, state: HillState) -> HillState:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxpure.attacks.norms import NORMS, random_direction
 from jaxpure.attacks.objective import Objective, check_targets
 from jaxpure.attacks.pgd import check_at_least, check_ball, clean_gradient
-from jaxpure.attacks.verdict import judge_draws, rival
+from jaxpure.attacks.verdict import judge_draws, rival, started
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -167,12 +167,7 @@ class Fab:
             iteration=zero - 1,
             nearest=x,
             distance=jnp.full((), jnp.inf, x.dtype),
-            adversarial=x,
-            step=zero,
-            done=jnp.zeros((), bool),
-            broken_at=zero - 1,
-            bad_gradients=zero,
-            zero_gradients=zero,
+            **started(x),
         )
 
     def step(self, state: FabState) -> FabState:

@@ -23,7 +23,7 @@ from jaxpure.attacks.verdict import (
     check_criterion,
     judge_draws,
     keep_best,
-    no_verdict,
+    started_to_select,
 )
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
@@ -146,21 +146,13 @@ class Pgd:
         if self.random_start:
             norm = NORMS[self.norm]
             start = norm.random_point(stream(key, "attack/start"), x, self.eps)
-        zero, nothing = jnp.zeros((), jnp.int32), no_verdict(x)
         return PgdState(
             key=key,
             original=x,
             label=label,
             x=start,
             momentum=jnp.zeros_like(x),
-            adversarial=x,
-            verdict=nothing,
-            resubmission=Resubmission(nothing.fooled, nothing.outvoted),
-            step=zero,
-            done=jnp.zeros((), bool),
-            broken_at=zero - 1,
-            bad_gradients=zero,
-            zero_gradients=zero,
+            **started_to_select(x),
         )
 
     def step(self, state: PgdState) -> PgdState:

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxpure.attacks.objective import Objective
 from jaxpure.attacks.pgd import check_at_least, check_ball
-from jaxpure.attacks.verdict import judge_draws
+from jaxpure.attacks.verdict import judge_draws, started
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
 
@@ -141,12 +141,7 @@ class Square:
             best_loss=low,
             highest_wrong=no,
             highest_loss=low,
-            adversarial=x,
-            step=zero,
-            done=no,
-            broken_at=zero - 1,
-            bad_gradients=zero,
-            zero_gradients=zero,
+            **started(x),
         )
 
     def step(self, state: SquareState) -> SquareState:

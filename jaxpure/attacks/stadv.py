@@ -27,7 +27,7 @@ from jaxpure.attacks.verdict import (
     check_criterion,
     judge_draws,
     keep_best,
-    no_verdict,
+    started_to_select,
 )
 from jaxpure.randomness import Policy, choose, stream
 from jaxpure.types import Image, Key, Label, register_pytree
@@ -138,20 +138,12 @@ class Stadv:
             start = stream(key, "attack/start")
             flow = jax.random.uniform(start, shape, x.dtype, -1, 1)
             flow = flow * pixels(self.flow_bound, x.shape).astype(x.dtype)
-        zero, nothing = jnp.zeros((), jnp.int32), no_verdict(x)
         return StadvState(
             key=key,
             original=x,
             label=label,
             flow=flow,
-            adversarial=x,
-            verdict=nothing,
-            resubmission=Resubmission(nothing.fooled, nothing.outvoted),
-            step=zero,
-            done=jnp.zeros((), bool),
-            broken_at=zero - 1,
-            bad_gradients=zero,
-            zero_gradients=zero,
+            **started_to_select(x),
         )
 
     def step(self, state: StadvState) -> StadvState:

@@ -104,6 +104,26 @@ class Resubmission(NamedTuple):
         )
 
 
+def started(x: Image) -> dict[str, jax.Array]:
+    """The fields of types.AttackProgress before the first look at image `x`."""
+    zero = jnp.zeros((), jnp.int32)
+    return {
+        "adversarial": x,
+        "step": zero,
+        "done": jnp.zeros((), bool),
+        "broken_at": zero - 1,
+        "bad_gradients": zero,
+        "zero_gradients": zero,
+    }
+
+
+def started_to_select(x: Image) -> dict[str, Any]:
+    """`started`, and what `keep_best` keeps."""
+    nothing = no_verdict(x)
+    resubmission = Resubmission(nothing.fooled, nothing.outvoted)
+    return {**started(x), "verdict": nothing, "resubmission": resubmission}
+
+
 def keep_best(state: Any, image: Image, verdict: Verdict) -> Any:
     """An attack's state after a look at `image`, which it keeps if it is the best so far.
 

@@ -179,7 +179,8 @@ def test_compare_pairs_two_policies(replay, tmp_path):
     assert "11 examples in both" in output and "McNemar" in output
     assert "also differ" not in output  # the pair differs in the policy alone
     code, output = run("compare", fresh, tmp_path / "nothing")
-    assert code == 2 and "no finished run" in error_line(output)
+    assert code == 2, output
+    assert "no finished run" in error_line(output)
 
 
 def test_another_config_is_refused_its_workdir(replay):
