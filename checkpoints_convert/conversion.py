@@ -45,6 +45,8 @@ def convert(
     digest = sources.digest(sources.weights_file(path))
     entry = _verified(sources.weights_file(path), digest, entry)
     contents = sources.open_contents(path)
+    if entry and entry.family is None and family is None:
+        raise ConversionError(f"{entry.name} is no network of jaxpure's: {entry.note}")
     chosen = _family(contents, family or (entry.family if entry else None))
     config = _architecture(chosen, contents, settings or {})
     like = models.abstract(config)
@@ -113,6 +115,11 @@ def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str,
         if network.config.input_shape != test.image_shape or extra:
             raise checkpoints.CheckpointError(
                 f"{path} takes {card['input']}; {dataset} has images of {test.image_shape}"
+            )
+        classes = getattr(network.config, "num_classes", None)
+        if classes != test.num_classes:
+            raise checkpoints.CheckpointError(
+                f"{path} has {classes} classes, {dataset} has {test.num_classes}"
             )
         right = training.accuracy(network, test.floats(), test.labels, 500)
         checked |= {"accuracy": right, "num_examples": len(test)}

@@ -1,5 +1,6 @@
 """Finds what a source means: a path, a URL of the list, or a hub id, fetched if need be."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ def locate(source: str) -> tuple[Path, published.Published | None]:
             raise ConversionError(
                 f"{source} is not a URL of --list: download it and give the path"
             )
-        return _download(source, entry.file), entry
+        return _download(source, entry), entry
     if source.startswith("hf:"):
         return _from_hub(source.removeprefix("hf:")), published.by_address(source)
     path = Path(source)
@@ -45,9 +46,11 @@ def locate(source: str) -> tuple[Path, published.Published | None]:
     )
 
 
-def _download(url: str, name: str) -> Path:
-    """Fetches a URL into a folder of the user's cache, once."""
-    out = cache("downloads") / name
+def _download(url: str, entry: published.Published) -> Path:
+    """Fetches a URL into a folder of the user's cache, once; what is not it is not kept."""
+    name = entry.file
+    folder = hashlib.sha256(url.encode()).hexdigest()[:12]  # names are not unique
+    out = cache("downloads") / folder / name
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +63,16 @@ def _download(url: str, name: str) -> Path:
         except (urllib.error.URLError, OSError) as error:
             raise ConversionError(f"could not fetch {url}: {error}") from error
         part.flush()
+        found = sources.digest(Path(part.name))
+        if length is not None and found.size != length:
+            raise ConversionError(
+                f"{url} was cut short: {found.size} of {length} bytes came; fetch it again"
+            )
+        if not published.matches(entry, found.size, found.md5, found.sha256):
+            raise ConversionError(
+                f"{url} gave another file than {entry.name}: {found.size} bytes, md5 "
+                f"{found.md5}, sha256 {found.sha256[:12]}...; it was not kept"
+            )
         os.link(part.name, out)
     return out
 

@@ -75,13 +75,54 @@ PUBLISHED: tuple[Published, ...] = (
         md5="1fa350b952534ae442b1d5235cce5cd3",
         note="the same, averaged (EMA); DiffBreak's hao_ddpm.pth",
     ),
-    Published(
-        "pesser lsun_bedroom, lsun_cat, lsun_church, celeba_hq and their ema_",
-        "model-*.ckpt",
-        "pesser",
-        "links in github.com/pesser/pytorch_diffusion",
-        "MIT",
-        note="256 px, the same code and table",
+    *(
+        Published(
+            f"pesser {name}",
+            f"model-{step}.ckpt",
+            "pesser",
+            f"{_HEIBOX}/{place}/?dl=1",
+            "MIT",
+            md5=md5,
+            note="256 px" + (", averaged (EMA)" if name.startswith("ema") else ""),
+        )
+        for name, step, place, md5 in (
+            (
+                "lsun_bedroom",
+                2388000,
+                "f179d4f21ebc4d43bbfe",
+                "f70280ac0e08b8e696f42cb8e948ff1c",
+            ),
+            (
+                "ema_lsun_bedroom",
+                2388000,
+                "b95206528f384185889b",
+                "1921fa46b66a3665e450e42f36c2720f",
+            ),
+            (
+                "lsun_cat",
+                1761000,
+                "fac870bd988348eab88e",
+                "bbee0e7c3d7abfb6e2539eaf2fb9987b",
+            ),
+            (
+                "ema_lsun_cat",
+                1761000,
+                "0701aac3aa69457bbe34",
+                "646f23f4821f2459b8bafc57fd824558",
+            ),
+            (
+                "lsun_church",
+                4432000,
+                "2711a6f712e34b06b9d8",
+                "eb619b8a5ab95ef80f94ce8a5488dae3",
+            ),
+            (
+                "ema_lsun_church",
+                4432000,
+                "44ccb50ef3c6436db52e",
+                "fdc68a23938c2397caba4a260bc2445f",
+            ),
+        )
     ),
     Published(
         "guided-diffusion 256x256_diffusion_uncond",
@@ -109,6 +150,35 @@ PUBLISHED: tuple[Published, ...] = (
             "512x512_diffusion",
         )
     ),
+    *(
+        Published(
+            f"guided-diffusion {name}",
+            f"{name}.pt",
+            "guided_diffusion",
+            f"{_OPENAI}/jul-2021/{name}.pt",
+            "MIT",
+            note="256 px, unconditional",
+        )
+        for name in ("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout")
+    ),
+    *(
+        Published(
+            f"guided-diffusion {name}",
+            f"{name}.pt",
+            None,
+            f"{_OPENAI}/jul-2021/{name}.pt",
+            "MIT",
+            note=note,
+        )
+        for name, note in (
+            ("64_256_upsampler", "an upsampler, which takes a second image"),
+            ("128_512_upsampler", "an upsampler, which takes a second image"),
+            *(
+                (f"{size}_classifier", "a classifier of noised images, for guidance")
+                for size in ("64x64", "128x128", "256x256", "512x512")
+            ),
+        )
+    ),
     Published(
         "improved-diffusion cifar10_uncond_50M_500K",
         "cifar10_uncond_50M_500K.pt",
@@ -129,6 +199,23 @@ PUBLISHED: tuple[Published, ...] = (
         note="DiffPure's CIFAR-10 denoiser; the averaged weights in it are taken",
     ),
     Published(
+        "score_sde cifar10_ddpmpp_continuous",
+        "checkpoint_*.pth",
+        "score_sde",
+        "the same folder, vp/cifar10_ddpmpp_continuous",
+        "Apache-2.0",
+        note="the same code with half the blocks",
+    ),
+    Published(
+        "score_sde's other networks",
+        "checkpoint_*.pth",
+        None,
+        "the same folder: ve/*, subvp/*, vp/cifar10_ddpm, vp/cifar10_ddpm_continuous, "
+        "vp/cifar10_ddpmpp",
+        "Apache-2.0",
+        note="of other equations or other code than a VP-SDE's DDPM++",
+    ),
+    Published(
         "RobustBench Standard (CIFAR-10)",
         "Standard.pt",
         "robustbench_wrn",
@@ -141,7 +228,7 @@ PUBLISHED: tuple[Published, ...] = (
         "DiffPure wideresnet-70-16",
         "weights-best.pt",
         "deepmind_wrn",
-        f"{_DIFFPURE}: wideresnet-70-16",
+        f"{_DIFFPURE}: wideresnet-70-16, folder 1OeuFx2r26xeHncs8bGuqgY6ns_N77Avi",
         size=2_134_963_836,
         md5="255712cf64b271ea6d63b564c7d4e396",
         note="DeepMind's form with swish; the averaged weights are taken",
@@ -150,7 +237,7 @@ PUBLISHED: tuple[Published, ...] = (
         "DiffPure wrn-70-16-dropout",
         "weights-best.pt",
         "diffpure_wrn_dropout",
-        f"{_DIFFPURE}: wrn-70-16-dropout",
+        f"{_DIFFPURE}: wrn-70-16-dropout, folder 1istqcnPNXJ-TQFdxRqNJuInzOtlYOG1b",
         size=1_067_654_334,
         md5="8b9579d9a1bdeb809aee2289993b00a8",
     ),
@@ -158,7 +245,7 @@ PUBLISHED: tuple[Published, ...] = (
         "DiffPure resnet-50 (CIFAR-10)",
         "weights-best.pt",
         "cifar_resnet",
-        f"{_DIFFPURE}: resnet-50",
+        f"{_DIFFPURE}: resnet-50, folder 1SEGilIEAnx9OC1JVhmOynreCF3oog7Fi",
         size=94_410_799,
         md5="adcc3924d9568f8f20056c3b54bcd1ff",
     ),
@@ -166,7 +253,8 @@ PUBLISHED: tuple[Published, ...] = (
         "DiffPure celeba_hq.ckpt (SDEdit)",
         "celeba_hq.ckpt",
         "pesser",
-        "github.com/NVlabs/DiffPure README, from SDEdit's release",
+        "image-editing-test-12345.s3-us-west-2.amazonaws.com/checkpoints/celeba_hq.ckpt, "
+        "by the README of github.com/NVlabs/DiffPure",
         note="256 px DDPM; the table of pesser's 256 px networks",
     ),
     Published(

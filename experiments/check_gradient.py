@@ -1,9 +1,9 @@
 """Checks a config's gradient: python -m experiments.check_gradient --config=NAME.
 
-Compares the gradient that the attack follows with finite differences of the defense,
-under one key, in float64, on one image; then each piece of the reverse chain. It says
-which rule it is: BPDA and surrogates are not the derivative, and how far they are from it
-is what the numbers tell.
+Compares the gradient that the attack follows (of a sequence, the first) with finite
+differences of the defense, under one key, in float64, on one image; then each piece of the
+reverse chain. It says which rule it is: BPDA and surrogates are not the derivative, and how
+far they are from it is what the numbers tell.
 """
 
 import sys
@@ -16,7 +16,7 @@ from experiments import config as configs
 from experiments import program
 from experiments.build import experiment
 from jaxpure import randomness
-from jaxpure.attacks import LOSSES
+from jaxpure.attacks import LOSSES, stages_of
 from jaxpure.gradient_check import GradientCheck, check_gradient
 
 _CONFIG = config_flags.DEFINE_config_dataclass(
@@ -33,12 +33,13 @@ TOLERANCE = 1e-4
 
 def check(config: configs.RunConfig, example: int) -> GradientCheck:
     """The check of a config's gradient rule on one of its examples."""
-    if config.attack.loss not in LOSSES:
-        raise configs.ConfigError(
-            f"config.attack.loss={config.attack.loss} has a target, which a check has not; "
-            f"use one of {', '.join(LOSSES)}"
-        )
     built = experiment(config)
+    objective = stages_of(built.attack)[0][1].objective
+    if objective.targeted:
+        raise configs.ConfigError(
+            f"the loss of {config.attack.name} has a target, which a check has not; check "
+            f"an attack on one of {', '.join(LOSSES)}"
+        )
     if not 0 <= example < len(built.dataset):
         raise configs.ConfigError(
             f"example={example}, expected 0 to {len(built.dataset) - 1}"
@@ -51,7 +52,8 @@ def check(config: configs.RunConfig, example: int) -> GradientCheck:
         judging,
         built.dataset.floats()[example],
         int(built.dataset.labels[example]),
-        loss=config.attack.loss,
+        loss=objective.loss,
+        addend=objective.addend,
     )
 
 

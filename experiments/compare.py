@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from experiments import program
+from experiments.config import RunConfig
 from jaxpure.evaluation.statistics import PairedGap, paired_gap, wilson
 
 # Other settings than these make the two runs different experiments.
@@ -121,7 +122,8 @@ def _read(workdir: epath.Path) -> dict[str, Any]:
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    return program.differences(program.identity_of_dict(a), program.identity_of_dict(b))
+    one, other = (program.identity_of_dict(config, RunConfig) for config in (a, b))
+    return program.differences(one, other)
 
 
 def _interval(estimate: dict[str, Any]) -> str:

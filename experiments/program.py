@@ -143,7 +143,7 @@ def workdir(name: str, config: Any) -> epath.Path:
         claimed = json.loads(held.read_text())
         if "config" not in claimed or "data" not in claimed["config"]:
             raise WorkdirError(f"{held} is not of jaxpure; choose another --workdir")
-        found = identity_of_dict(claimed["config"]) | {
+        found = identity_of_dict(claimed["config"], type(config)) | {
             "weights": claimed.get("weights", {})
         }
         if found != wanted:
@@ -187,7 +187,8 @@ def claim(path: epath.Path, name: str, config: Any) -> None:
 
 def identity(config: Any) -> dict[str, Any]:
     """What makes an experiment the one it is: its config and the content of its weights."""
-    return identity_of_dict(configs.as_dict(config)) | {"weights": weights_digests(config)}
+    values = identity_of_dict(configs.as_dict(config), type(config))
+    return values | {"weights": weights_digests(config)}
 
 
 def weights_digests(config: Any) -> dict[str, str]:
@@ -196,8 +197,19 @@ def weights_digests(config: Any) -> dict[str, str]:
     return {name: weights.digest(getattr(config, name)) for name in named}
 
 
-def identity_of_dict(values: dict[str, Any]) -> dict[str, Any]:
-    return {**values, "data": {**values["data"], "data_dir": ""}}
+def identity_of_dict(values: dict[str, Any], kind: type) -> dict[str, Any]:
+    """A config as written down; fields that are younger than it have their defaults."""
+    whole = _filled(values, configs.as_dict(kind()))
+    return {**whole, "data": {**whole["data"], "data_dir": ""}}
+
+
+def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _filled(values.get(name, {}), default)
+        if isinstance(default, dict)
+        else values.get(name, default)
+        for name, default in {**values, **defaults}.items()
+    }
 
 
 def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:

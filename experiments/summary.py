@@ -107,8 +107,10 @@ def resubmission(experiment: Experiment, defended: Result) -> dict[str, Any]:
     average, and any iterate that fooled any draw (N-evaluation, Wang et al. 2024), or the
     vote of its draws (Kassis, Hengartner and Yu 2024), breaks it for good.
     """
-    policy, draws = experiment.attack.policy, experiment.config.attack.eot_samples
-    if draws < 2 or policy.replays_all or np.isnan(defended.fooled).any():
+    rule, _ = configs.parse_spec(experiment.config.gradient)
+    draws = getattr(experiment.attack, "draws", 1)
+    # The draws of a transfer attack are of another defense.
+    if draws < 2 or rule == "transfer" or np.isnan(defended.fooled).any():
         return {}
     readings = {
         "average": 1 - defended.fooled,

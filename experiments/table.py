@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 
 from experiments import program
-from experiments.config import ConfigError
+from experiments.config import ConfigError, RunConfig
 from experiments.report.words import interval, norm_ball
 
 WITHOUT_GRADIENT = ("square",)
@@ -64,6 +64,18 @@ def _summary(folder: epath.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+def _fixed_differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What differs of that which a table holds fixed."""
+    first, second = (
+        program.identity_of_dict(run["config"], RunConfig) for run in (one, other)
+    )
+    found = program.differences(first, second)
+    ball = ("attack.norm", "attack.eps_255")
+    if "flow" in (one["norm"], other["norm"]):  # its row names it
+        ball = ()
+    return [name for name in found if not name.startswith(VARIED) or name in ball]
+
+
 def _rule(run: dict[str, Any]) -> str:
     """The gradient rule; an attack by queries follows none."""
     return "none" if run["attack"] in WITHOUT_GRADIENT else run["gradient"]
@@ -85,18 +97,26 @@ def _attack(run: dict[str, Any], first: dict[str, Any]) -> str:
 
 
 def _masked(runs: list[dict[str, Any]]) -> list[str]:
-    """A line for each gradient that an attack by queries did better than."""
+    """A line for each gradient along which no attack does as well as queries do."""
     lines = []
     for blind in (run for run in runs if run["attack"] in WITHOUT_GRADIENT):
+        strongest: dict[str, dict[str, Any]] = {}
         for run in runs:
             same = run["policy"] == blind["policy"] and norm_ball(run) == norm_ball(blind)
-            if _rule(run) == "none" or not same:
+            along = _rule(run)
+            if along == "none" or along.startswith("transfer") or not same:
                 continue
-            if blind["robust_accuracy"]["value"] < run["robust_accuracy"]["value"]:
+            if _fixed_differences(run, blind):
+                continue
+            best = strongest.setdefault(along, run)
+            if run["robust_accuracy"]["value"] < best["robust_accuracy"]["value"]:
+                strongest[along] = run
+        for run in strongest.values():
+            if blind["robust_accuracy"]["high"] < run["robust_accuracy"]["low"]:
                 lines.append(
                     f"Under {run['policy']}, {blind['attack']} without gradients leaves "
-                    f"less than {run['attack']} along the {run['gradient']} gradient: that "
-                    "gradient is masked."
+                    f"less than any attack along the {run['gradient']} gradient (intervals "
+                    "apart): that gradient is masked."
                 )
     return lines
 
@@ -107,14 +127,9 @@ def _cell(run: dict[str, Any] | None) -> str:
 
 def _differences(folders: list[epath.Path], runs: list[dict[str, Any]]) -> list[str]:
     """A line for each run that differs from the first in what a table holds fixed."""
-    first = program.identity_of_dict(runs[0]["config"])
     lines = []
     for folder, run in zip(folders[1:], runs[1:], strict=True):
-        other = program.identity_of_dict(run["config"])
-        found = program.differences(first, other)
-        fixed = [name for name in found if not name.startswith(VARIED)]
-        fixed += [name for name in found if name in ("attack.norm", "attack.eps_255")]
-        if fixed:
+        if fixed := _fixed_differences(runs[0], run):
             lines.append(f"{folder} differs from {folders[0]} in {', '.join(fixed)}.")
     return lines
 

@@ -24,6 +24,7 @@ from experiments import config as configs
 from experiments import program
 from experiments.build import load_data
 from jaxpure import checkpoints, data, models, training
+from jaxpure.attacks.pgd import check_ball
 from jaxpure.diffusion import schedules
 
 _CONFIG = config_flags.DEFINE_config_dataclass(
@@ -44,6 +45,10 @@ def train(config: configs.TrainConfig, name: str, workdir: epath.Path) -> models
         raise configs.ConfigError(
             f"num_steps={config.num_steps}, expected more than "
             f"warmup_steps={config.warmup_steps}"
+        )
+    if config.task == "denoiser" and config.adversarial_eps_255:
+        raise configs.ConfigError(
+            "adversarial_eps_255 is of classifiers: a denoiser has no class to be fooled in"
         )
     if config.stored_dtype not in ("float32", "float16"):
         raise configs.ConfigError(
@@ -151,12 +156,16 @@ def _network_and_loss(config: configs.TrainConfig, dataset: data.Dataset):
 def _classifier_loss(config: configs.TrainConfig) -> training.Loss:
     if not config.adversarial_eps_255:
         return training.classifier_loss
-    return partial(
-        training.robust_classifier_loss,
-        eps=config.adversarial_eps_255 / 255,
-        step_size=config.adversarial_step_255 / 255,
-        num_steps=config.adversarial_steps,
-    )
+    ball = {
+        "eps": config.adversarial_eps_255 / 255,
+        "step_size": config.adversarial_step_255 / 255,
+        "num_steps": config.adversarial_steps,
+    }
+    try:
+        check_ball("linf", **ball)
+    except ValueError as error:
+        raise configs.ConfigError(f"adversarial training: {error}") from error
+    return partial(training.robust_classifier_loss, **ball)
 
 
 def _signal_table(config: configs.TrainConfig) -> jax.Array:

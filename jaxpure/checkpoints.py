@@ -182,15 +182,18 @@ def load(name_or_path: epath.PathLike) -> models.Network:
 
 def find(name_or_path: epath.PathLike) -> epath.Path:
     """The file that a bundled name or a path means."""
-    path = epath.Path(name_or_path)
+    path, names = epath.Path(name_or_path), bundled()
     if path.suffix == ".safetensors":
         if path.exists():
             return path
+        there = {p.name: p for p in path.parent.glob("*.safetensors")}
+        close = difflib.get_close_matches(path.name, [*there, *_files(names)], n=1)
+        hint = f" Did you mean {there.get(close[0], close[0][:-12])}?" if close else ""
         raise CheckpointError(
             f"weights file {path} does not exist: train it (python -m experiments.train) "
-            "or convert it (python -m checkpoints_convert) first"
+            "or convert it (python -m checkpoints_convert) first. Bundled, by name alone: "
+            f"{', '.join(names)}.{hint}"
         )
-    names = bundled()
     if str(name_or_path) in names:
         return names[str(name_or_path)]
     close = difflib.get_close_matches(str(name_or_path), names, n=1)
@@ -199,6 +202,10 @@ def find(name_or_path: epath.PathLike) -> epath.Path:
         f"no weights named {str(name_or_path)!r}. Bundled: {', '.join(names) or 'none'}; "
         f"or give the path of a .safetensors file.{hint}"
     )
+
+
+def _files(names: Iterable[str]) -> list[str]:
+    return [f"{name}.safetensors" for name in names]
 
 
 def bundled() -> dict[str, epath.Path]:

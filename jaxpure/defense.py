@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
+
 from jaxpure.randomness import PartKeys
 from jaxpure.types import Image, Key, Logits, Purifier, register_pytree
 
@@ -17,6 +19,9 @@ from jaxpure.types import Image, Key, Logits, Purifier, register_pytree
 class PurifiedClassifier:
     """`(key, x) -> logits`: classifies the purified image.
 
+    Where the purified image is not finite the logits are NaN, whatever the classifier would
+    make of it: such a draw is never right.
+
     Attributes:
       purifier: `(key, x) -> x`, a callable pytree.
       classifier: `(x) -> logits`, a callable pytree.
@@ -26,7 +31,9 @@ class PurifiedClassifier:
     classifier: Any
 
     def __call__(self, key: Key | PartKeys, x: Image) -> Logits:
-        return self.classifier(self.purifier(key, x))
+        purified = self.purifier(key, x)
+        logits = self.classifier(purified)
+        return jnp.where(jnp.all(jnp.isfinite(purified)), logits, jnp.nan)
 
 
 def noise_parts(purifier: Purifier) -> tuple[str, ...]:

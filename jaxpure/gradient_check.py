@@ -59,6 +59,7 @@ def check_gradient(
     label: int,
     *,
     loss: str = "cross_entropy",
+    addend: Any = None,
     num_directions: int = 8,
     num_segments: int = 5,
     seed: int = 0,
@@ -72,6 +73,7 @@ def check_gradient(
       x: `(H, W, C)` in [0, 1].
       label: the true class.
       loss: one of `jaxpure.attacks.losses.LOSSES`.
+      addend: what an attack adds to it; see `Objective.addend`.
       num_directions: random directions of unit length.
       num_segments: pieces into which a purifier's reverse chain is cut.
       seed: of the directions.
@@ -83,7 +85,10 @@ def check_gradient(
         wide = jnp.asarray(x, jnp.float64)
 
         def value(defense, x):
-            return LOSSES[loss](defense(key, x), jnp.asarray(label))
+            logits, added = (defense(key, x), 0.0)
+            if addend is not None:
+                logits, added = addend(defense, key, x)
+            return LOSSES[loss](logits, jnp.asarray(label)) + added
 
         gradient = jax.jit(jax.grad(lambda x: value(seen, x)))(wide)
         directions = _directions(seed, num_directions, wide.shape)

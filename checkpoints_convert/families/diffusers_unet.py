@@ -30,18 +30,34 @@ FIXED: dict[str, Any] = {
     "mid_block_type": "UNetMidBlock2D",
     "num_train_timesteps": None,
 }
+# What diffusers takes where config.json says nothing (its UNet2DModel's own defaults).
+DEFAULTS: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "downsample_padding": 1,
+    "attention_head_dim": 8,
+    "norm_eps": 1e-5,
+}
 DOWN = {"DownBlock2D": False, "AttnDownBlock2D": True}
 UP = {"UpBlock2D": False, "AttnUpBlock2D": True}
 
 
 def architecture(contents: Contents) -> UNet:
-    settings = contents.settings
-    if "block_out_channels" not in settings:
+    if "block_out_channels" not in contents.settings:
         raise ConversionError(
             "a diffusers U-Net needs its config.json: give the folder or the hub id, not "
             "the weights file alone"
         )
-    odd = {k: settings[k] for k, v in FIXED.items() if settings.get(k, v) != v}
+    settings = {**FIXED, **DEFAULTS, **contents.settings}
+    groups = settings["norm_num_groups"]
+    odd = {k: settings[k] for k, v in FIXED.items() if settings[k] != v}
+    if settings["attn_norm_num_groups"] not in (None, groups):
+        odd["attn_norm_num_groups"] = settings["attn_norm_num_groups"]
     blocks = [*settings["down_block_types"], *settings["up_block_types"]]
     odd |= {b: "block type" for b in blocks if b not in {**DOWN, **UP}}
     if odd:
@@ -64,7 +80,7 @@ def architecture(contents: Contents) -> UNet:
         channel_mult=tuple(width // widths[0] for width in widths),
         num_res_blocks=settings["layers_per_block"],
         attention_resolutions=tuple(size // 2**i for i, a in enumerate(down) if a),
-        num_groups=settings.get("norm_num_groups", 32),
+        num_groups=groups,
     )
 
 

@@ -5,13 +5,13 @@
 What an attack must do to a classifier that was not defended: leave nothing.
 """
 
-from experiments.config import AttackConfig, RunConfig
+from experiments.config import AttackConfig, PurifierConfig, RunConfig
 from experiments.configs import cifar_bpda_replay
 
 
 def get_config() -> RunConfig:
     config = cifar_bpda_replay.get_config()
-    config.purifier.name = "identity"
+    config.purifier = PurifierConfig(name="identity")
     config.gradient = "exact"
     config.judging_keys = 2
     config.attack = AttackConfig(name="autoattack")

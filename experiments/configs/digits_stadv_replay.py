@@ -11,5 +11,5 @@ from experiments.configs import digits_pgd_replay
 
 def get_config() -> RunConfig:
     config = digits_pgd_replay.get_config()
-    config.attack = AttackConfig(name="stadv", num_steps=20, flow_bound=0.25)
+    config.attack = AttackConfig(name="stadv", num_steps=20, flow_bound=0.25, loss="margin")
     return config

@@ -66,6 +66,7 @@ def write(
         large=clean_images.shape[2] > pictures.IMAGE_WIDTH,
         side=pictures.SIDE if pictures.is_scaled_down(clean_images) else None,
         stages=tables.stages(summary),
+        resubmitted=bool(summary.get("resubmission")),
         diagnostics=tables.diagnostics(defended, undefended),
         run=tables.run(summary),
         config=tables.config(summary.get("config") or {}),

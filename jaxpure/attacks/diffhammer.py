@@ -82,7 +82,8 @@ class DiffHammer:
     """DiffHammer with its N-evaluation. Build it with `create`.
 
     An image is evaluated `num_steps + 1` times under the policy's gradient keys, and moved
-    `num_steps` times; it ends earlier at an iterate that fools every draw.
+    `num_steps` times. Where the attack sees exactly what will judge it (all replayed), it
+    stops at the first misclassification.
 
     Attributes:
       objective: the margin of the defense.
@@ -154,9 +155,14 @@ class DiffHammer:
         return self.objective.policy
 
     @property
+    def draws(self) -> int:
+        """Draws that differ behind every verdict on an iterate."""
+        return self.objective.draws(self.policy.gradient)
+
+    @property
     def purifications_per_step(self) -> int:
         """The draws, and the representative once more with its gradient."""
-        return self.objective.draws(self.policy.gradient) + 1
+        return self.draws + 1
 
     @property
     def gradients_per_step(self) -> int:
@@ -186,7 +192,9 @@ class DiffHammer:
         draws = self._draw(keys, state.x, state.label)
         verdict = judge_draws(draws.logits, state.label, self.criterion)
         selected = keep_best(state, state.x, verdict)
-        finished = (state.step >= self.num_steps) | (verdict.fooled == 1)
+        finished = state.step >= self.num_steps
+        if self.policy.replays_all:
+            finished |= verdict.broken
         gradient = self._graft(keys, state.x, draws)
         moved = self._move(selected._replace(done=finished), state.step, gradient)
         return choose(state.done, state, moved)
@@ -246,8 +254,8 @@ def weigh(
 
     def round(_, mean):
         gains = jnp.einsum("hwc,ihwc->i", direction(mean), draws.gradients)
-        weights = jax.nn.sigmoid(em_lambda * (draws.losses + gains))
-        weights = weights / jnp.maximum(jnp.sum(weights), 1e-12)
+        chances = jax.nn.log_sigmoid(em_lambda * (draws.losses + gains))
+        weights = jax.nn.softmax(chances)  # in logarithms: all may be next to nothing
         return jnp.einsum("i,ihwc->hwc", weights, draws.gradients).astype(mean.dtype)
 
     return jax.lax.fori_loop(0, em_steps, round, draws.gradients[chosen])

@@ -127,6 +127,13 @@ class Pgd:
         return self.objective.policy
 
     @property
+    def draws(self) -> int:
+        """Draws that differ behind every verdict on an iterate."""
+        best = self.iterate == "best"
+        rule = self.policy.selection if best else self.policy.gradient
+        return self.objective.draws(rule)
+
+    @property
     def purifications_per_step(self) -> int:
         if self.iterate == "last":
             return self.gradients_per_step

@@ -119,6 +119,11 @@ class Stadv:
         return self.objective.policy
 
     @property
+    def draws(self) -> int:
+        """Draws that differ behind every verdict on an iterate."""
+        return self.objective.draws(self.policy.selection)
+
+    @property
     def purifications_per_step(self) -> int:
         return self.objective.purifications_per_look
 
@@ -185,10 +190,12 @@ def warp(x: Image, flow: jax.Array) -> Image:
     flow = jnp.asarray(flow, x.dtype)
     here = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
     limit = jnp.asarray([height - 1, width - 1])[None, None]
-    place = jnp.clip(jnp.stack(here, -1) + flow, 0, limit)
-    low = jnp.floor(place).astype(jnp.int32)
-    high = jnp.minimum(low + 1, limit)
-    down, right = jnp.split((place - low).astype(x.dtype), 2, -1)
+    # The way between two pixels is the flow's own: as part of a place among hundreds of
+    # pixels it would be rounded.
+    whole = jnp.floor(flow)
+    low = jnp.stack(here, -1) + whole.astype(jnp.int32)
+    low, high = jnp.clip(low, 0, limit), jnp.clip(low + 1, 0, limit)
+    down, right = jnp.split(flow - whole, 2, -1)
 
     def row(i):
         return (1 - right) * x[i, low[..., 1]] + right * x[i, high[..., 1]]
@@ -206,11 +213,12 @@ def roughness(flow: jax.Array) -> jax.Array:
 
 
 def excess(x: np.ndarray, original: np.ndarray, flow_bound: float) -> np.ndarray:
-    """How far images are from any that a flow within the bound can make: `(n,)`.
+    """How far images are, at least, from any that a flow within the bound can make: `(n,)`.
 
     A channel of a pixel can take every value between the least and the largest that the
     interpolation reaches within the bound, and no other: the interpolation is bilinear
-    between pixels, so these are met at whole pixels and at the bound's corners.
+    between pixels, so these are met at whole pixels and at the bound's corners. Each
+    channel is looked at by itself: with one it is the distance, with more a lower bound.
     """
     shape = original.shape[1:3]
     reach = [_offsets(flow_bound * side / 2) for side in shape]

@@ -26,14 +26,17 @@ class Verdict(NamedTuple):
       score: `()` how far beyond or short of that: larger is worse for the defense.
       margin: `()` mean margin, best wrong logit minus the true one.
       fooled: `()` share of draws that are misclassified.
-      outvoted: `()` bool, whether the class predicted most often is a wrong one.
+      lost: `()` share of draws that are not right: misclassified, or not finite.
+      vote_lost: `()` bool, whether the class predicted most often is a wrong one, or there
+        is no draw to predict any.
     """
 
     broken: jax.Array
     score: jax.Array
     margin: jax.Array
     fooled: jax.Array
-    outvoted: jax.Array
+    lost: jax.Array
+    vote_lost: jax.Array
 
     def better_than(self, other: "Verdict") -> jax.Array:
         """By criterion, then score, then margin."""
@@ -44,7 +47,10 @@ class Verdict(NamedTuple):
 
 
 def judge_draws(logits: jax.Array, label: Label, criterion: str = "most") -> Verdict:
-    """The verdict of draws `(n, classes)`; one that is not finite counts for nothing.
+    """The verdict of draws `(n, classes)`.
+
+    A draw that is not finite counts for nothing in the search, which is not for such
+    images; but it is not right either, so that it is lost.
 
     Args:
       logits: of the draws.
@@ -60,6 +66,7 @@ def judge_draws(logits: jax.Array, label: Label, criterion: str = "most") -> Ver
     margins = jax.vmap(margin, (0, None))(logits, label)
     votes = jnp.sum(jax.nn.one_hot(predicted, logits.shape[-1]) * finite[:, None], 0)
     outvoted = (jnp.argmax(votes) != label) & jnp.any(finite)
+    right = finite & (predicted == label)
     mean = jnp.mean(logits, 0)
     sound = jnp.all(jnp.isfinite(mean))
     broken, score = {
@@ -76,23 +83,25 @@ def judge_draws(logits: jax.Array, label: Label, criterion: str = "most") -> Ver
         score.astype(logits.dtype),
         jnp.mean(jnp.where(finite, margins, -jnp.inf)),
         fooled,
-        outvoted,
+        1 - jnp.mean(right.astype(logits.dtype)),
+        outvoted | ~jnp.any(finite),
     )
 
 
 def no_verdict(x: Image) -> Verdict:
     """Worse than the verdict of any image."""
     low, no = jnp.full((), -jnp.inf, x.dtype), jnp.zeros((), bool)
-    return Verdict(no, low, low, jnp.zeros((), x.dtype), no)
+    zero = jnp.zeros((), x.dtype)
+    return Verdict(no, low, low, zero, zero, no)
 
 
 class Resubmission(NamedTuple):
     """The best of all looks of an attack, whatever its criterion.
 
     Attributes:
-      fooled: `()` the largest share of draws that any iterate fooled: above 0, one draw
-        of one iterate was misclassified.
-      outvoted: `()` bool, whether the vote on any iterate went to a wrong class.
+      fooled: `()` the largest share of draws that were lost on any iterate: above 0, one
+        draw of one iterate was not right.
+      outvoted: `()` bool, whether the vote on any iterate was lost.
     """
 
     fooled: jax.Array
@@ -100,7 +109,7 @@ class Resubmission(NamedTuple):
 
     def after(self, verdict: Verdict) -> "Resubmission":
         return Resubmission(
-            jnp.maximum(self.fooled, verdict.fooled), self.outvoted | verdict.outvoted
+            jnp.maximum(self.fooled, verdict.lost), self.outvoted | verdict.vote_lost
         )
 
 
@@ -120,7 +129,7 @@ def started(x: Image) -> dict[str, jax.Array]:
 def started_to_select(x: Image) -> dict[str, Any]:
     """`started`, and what `keep_best` keeps."""
     nothing = no_verdict(x)
-    resubmission = Resubmission(nothing.fooled, nothing.outvoted)
+    resubmission = Resubmission(nothing.lost, nothing.vote_lost)
     return {**started(x), "verdict": nothing, "resubmission": resubmission}
 
 

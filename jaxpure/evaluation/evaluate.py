@@ -15,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from jaxpure.attacks import stadv
-from jaxpure.data import Dataset
+from jaxpure.data import Dataset, check
 from jaxpure.evaluation import engine, records, statistics
 from jaxpure.randomness import Policy
 from jaxpure.types import Key
@@ -135,8 +135,11 @@ def evaluate(
       progress: called as rows are made.
 
     Raises:
+      DataError: an image outside [0, 1] or not finite, or a label out of range; names the
+        example.
       ValueError: an adversarial image left its norm ball or [0, 1]; names the example.
     """
+    check(dataset)
     mesh = engine.local_mesh() if mesh is None else mesh
     judge = _Judge(defense, dataset, attack.policy, root, judging_keys, batch_size, mesh)
     tell = _Teller(progress, len(dataset))

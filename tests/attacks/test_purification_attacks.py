@@ -108,6 +108,8 @@ def test_the_key_decides_and_neighbours_do_not(name, norm):
         batch = jax.jit(jax.vmap(run_stage, (None, 0, 0, 0)))
         one, again = batch(stage, *columns), batch(stage, *columns)
         np.testing.assert_array_equal(one.adversarial, again.adversarial)
+        others = (jax.vmap(jax.random.fold_in, (0, None))(columns[0], 1), *columns[1:])
+        assert not np.allclose(batch(stage, *others).adversarial, one.adversarial)
         for i in range(3):
             alone = run_stage(stage, *rows[i])
             np.testing.assert_allclose(alone.adversarial, one.adversarial[i], atol=2e-5)
@@ -254,12 +256,24 @@ def test_diffhammer_costs_its_draws_and_one_gradient():
     assert replayed.purifications_per_step == 2
 
 
-def test_diffhammer_ends_where_every_draw_is_fooled():
+def test_weights_are_of_one_sum_however_confident_the_draws_are():
+    """Equal draws have equal weights, though each is next to nothing by itself."""
+    for loss in (-1.0, -30.0, -300.0):
+        gradient = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+        draws = Draws(
+            jnp.zeros((5, 2)), jnp.full(5, loss), jnp.asarray(np.stack([gradient] * 5))
+        )
+        found = weigh(draws, lambda g: 0.1 * jnp.sign(g), jnp.int32(0), 5.0, 5)
+        np.testing.assert_allclose(found, gradient, rtol=1e-5)
+
+
+def test_diffhammer_stops_at_a_break_only_where_that_is_what_judges():
     key, x, label = example(3)
     wrong = (label + 1) % CLASSES  # nearly every draw is wrong from the start
-    attack = create("diffhammer", "linf", num_steps=50)
-    state = run_stage(attack, key, x, wrong)
-    assert int(state.step) < 51 and float(state.resubmission.fooled) == 1
+    replayed = run_stage(create("diffhammer", "linf", "replay"), key, x, wrong)
+    assert int(replayed.step) < 6 and int(replayed.broken_at) >= 0
+    fresh = run_stage(create("diffhammer", "linf"), key, x, wrong)
+    assert int(fresh.step) == 6 and float(fresh.resubmission.fooled) == 1
 
 
 def test_diffhammer_follows_a_gradient_rule():
@@ -429,6 +443,17 @@ def test_what_flows_make_is_told_from_what_they_cannot(seed, bound):
     assert excess(beyond[None], x[None], bound) >= 0.3 - 1e-6
 
 
+@pytest.mark.parametrize("side", [28, 224])
+def test_the_largest_flow_of_a_large_picture_is_within_its_bound(side):
+    """Places among hundreds of pixels are rounded; the flow between two is not."""
+    x = np.random.default_rng(0).integers(0, 2, (side, side, 1)).astype(np.float32)
+    for bound in (0.02, 0.05):
+        for sign in (-1, 1):
+            flow = np.full((side, side, 2), sign * np.float32(bound * side / 2))
+            made = np.asarray(jax.jit(warp)(jnp.asarray(x), flow))
+            assert excess(made[None], x[None], bound) <= 1e-6
+
+
 def test_excess_is_exact_in_one_channel():
     """A value just inside the reach of its pixel is allowed, one just outside is not."""
     x = np.zeros((1, 3, 3, 1))
@@ -463,4 +488,5 @@ def test_stadv_takes_the_best_value_within_reach():
     assert 0.78 < max(found) <= 0.8 + 1e-6  # a signed step leaves the rows a little off
     rough = dataclasses.replace(attack, tau=100.0)
     state = run_stage(rough, jax.random.key(0), x, jnp.int32(0))
-    assert float(roughness(state.flow)) < 20 and int(state.broken_at) <= 41
+    free = run_stage(attack, jax.random.key(0), x, jnp.int32(0))
+    assert float(roughness(state.flow)) < 0.7 * float(roughness(free.flow))

@@ -46,15 +46,15 @@ def test_criteria_by_their_definitions(logits, label):
         verdict = judge_draws(jnp.asarray(logits), jnp.int32(label), criterion)
         assert bool(verdict.broken) == expected[criterion], criterion
         assert float(verdict.fooled) == pytest.approx(wrong.mean())
-        assert bool(verdict.outvoted) == expected["vote"]
-    # The report's majority vote is the same statistic, but for draws that no vote came of.
-    if votes:
+        right = statistics.correct(logits[None], np.array([label]))[0]
+        assert float(verdict.lost) == pytest.approx(1 - right.mean(), abs=1e-6)
         reported = statistics.majority_vote(logits[None], np.array([label]))[0]
-        assert reported == (not expected["vote"])
+        assert bool(verdict.vote_lost) != reported  # the same statistic as the report's
 
 
 def verdict(broken, score, margin):
-    return Verdict(jnp.array(broken), jnp.array(score), jnp.array(margin), 0.0, False)
+    numbers = jnp.array(broken), jnp.array(score), jnp.array(margin)
+    return Verdict(*numbers, fooled=0.0, lost=0.0, vote_lost=False)
 
 
 def test_the_criterion_comes_first_then_score_then_margin():

@@ -24,15 +24,17 @@ NO_WARNINGS = {
 }
 
 
-def summary_of(bare: Result, defended: Result, policy="replay", eot_samples=1) -> dict:
+def summary_of(
+    bare: Result, defended: Result, policy="replay", eot_samples=1, gradient="bpda"
+):
     """The summary of records under an experiment without networks."""
-    config = configs.RunConfig(judging_keys=defended.logits.shape[1])
+    config = configs.RunConfig(judging_keys=defended.logits.shape[1], gradient=gradient)
     dataset = data.Dataset(
         "digits", defended.images, defended.labels, defended.indices, num_classes=10
     )
     defense = PurifiedClassifier(purifiers.Identity(), None)
-    attack = Pgd.create(defense, PRESETS[policy], eps=8 / 255, step_size=2 / 255)
-    config.attack.eot_samples = eot_samples
+    ball = {"eps": 8 / 255, "step_size": 2 / 255}
+    attack = Pgd.create(defense, PRESETS[policy], **ball, eot_samples=eot_samples)
     made = Experiment(config, dataset, defense, defense, attack, defense, attack)
     return summarize(made, "fake", bare, defended, seconds=10.0)
 
@@ -106,5 +108,7 @@ def test_resubmission_is_read_off_the_attacks_own_draws(bare):
     assert fresh["average"]["value"] == pytest.approx(1 - defended.fooled.mean())
     assert fresh["worst_of_n"]["value"] == np.mean(defended.fooled == 0)
     assert fresh["majority_vote"]["value"] == np.mean(~defended.outvoted)
+    transfer = summary_of(bare, defended, "fresh", 4, "transfer(t_star=3)")
+    assert transfer["resubmission"] == {}  # its draws are another defense's
     silent = dataclasses.replace(defended, fooled=np.full(30, np.nan))
     assert summary_of(bare, silent, "fresh", 4)["resubmission"] == {}

@@ -76,18 +76,23 @@ def test_rows_name_what_makes_attacks_different(tmp_path):
 
 
 def test_a_gradient_that_queries_beat_is_masked(tmp_path):
+    """None that another attack does well along, that is another's, or within intervals."""
     folders = [
-        write(tmp_path / "a", "bpda", "replay", 0.5),
-        write(tmp_path / "b", "exact", "replay", 0.3),
+        write(tmp_path / "a", "bpda", "replay", 0.6),
+        write(tmp_path / "b", "exact", "replay", 0.9),
         write(tmp_path / "c", "exact", "replay", 0.4, "square"),
         write(tmp_path / "d", "exact", "fresh", 0.6),
+        write(tmp_path / "e", "exact", "replay", 0.3, "apgd"),
+        write(tmp_path / "f", "surrogate(t_star=9)", "replay", 0.45),
+        write(tmp_path / "g", "transfer(name=identity)", "replay", 0.9),
+        write(tmp_path / "h", "surrogate(t_star=5)", "replay", 0.9, seed=3),
     ]
     lines = table(folders).splitlines()
     assert any(line.startswith("| none | square |") for line in lines)
     masked = [line for line in lines if "masked" in line]
     assert masked == [
-        "Under replay, square without gradients leaves less than pgd along the bpda "
-        "gradient: that gradient is masked."
+        "Under replay, square without gradients leaves less than any attack along the bpda "
+        "gradient (intervals apart): that gradient is masked."
     ]
 
 

@@ -57,6 +57,7 @@ def test_bad_training_configs_are_one_line(tmp_path):
         ("--config.architecture=unett", "'unet'"),
         ("--config.architecture=wide_resnet(dept=10)", "'depth'"),
         ("--config.architecture=wide_resnet(depth=11)", "6 n + 4"),
+        ("--config.adversarial_eps_255=300", "adversarial training: eps=1.17"),
     ):
         workdir = tmp_path / "w"
         arguments = ("--config=digits_classifier", argument, f"--workdir={workdir}")
