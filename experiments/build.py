@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from experiments import config as configs
 from experiments import weights
 from jaxpure import attacks, data, gradients, purifiers, randomness
 from jaxpure.defense import PurifiedClassifier, noise_parts
-from jaxpure.diffusion import RULES, SCHEDULES
+from jaxpure.diffusion import RULES, SCHEDULES, Ddpm
 
 GRADIENTS = ("exact", "bpda", "surrogate", "transfer")
 
@@ -142,8 +143,16 @@ def _denoiser(config: configs.RunConfig, dataset: data.Dataset) -> Any:
         shape = (purifier.image_size, purifier.image_size, shape[-1])
         what = "config.purifier.image_size"
     _check_shape(name, network, shape, what)
-    _check_training(name, weights.card(name).get("diffusion", {}), purifier)
-    return network
+    trained = weights.card(name).get("diffusion", {})
+    _check_training(name, trained, purifier)
+    _tell_differences(name, trained, purifier)
+    scale = trained.get("label_scale", 1)
+    return network if scale == 1 else jax.tree_util.Partial(_told_scaled, scale, network)
+
+
+def _told_scaled(scale: float, network: Any, x: jax.Array, t: jax.Array) -> jax.Array:
+    """A denoiser that was trained on labels of `scale` times the timestep."""
+    return network(x, scale * t)
 
 
 def _check_shape(name: str, network: Any, shape: tuple[int, ...], what: str) -> None:
@@ -168,11 +177,6 @@ def _check_training(
             f"t_star={purifier.t_star}, but {name} was trained on timesteps below {known} "
             "alone: choose a smaller config.purifier.t_star or another denoiser"
         )
-    if trained.get("label_scale", 1) != 1:
-        raise configs.ConfigError(
-            f"{name} was trained on labels of {trained['label_scale']} times the timestep, "
-            "which no config can say: in your own code, wrap it in a function that scales t"
-        )
     # The continuous schedule is the linear one's limit; the rule says which is used.
     rule, _ = configs.parse_spec(purifier.step_rule)
     if schedule == "continuous_vp":
@@ -186,6 +190,30 @@ def _check_training(
             f"schedule={purifier.schedule!r}, but {name} was trained on {schedule!r}: set "
             "config.purifier.schedule to it"
         )
+
+
+def _tell_differences(
+    name: str, trained: dict[str, Any], purifier: configs.PurifierConfig
+) -> None:
+    """Says where DDPM steps are not those of the denoiser's own scheduler."""
+    rule, options = configs.parse_spec(purifier.step_rule)
+    if rule != "ddpm" or purifier.name == "identity":
+        return
+    taken = {
+        "variance": options.get("variance", Ddpm.variance),
+        "clip": options.get("clip", str(Ddpm.clip).lower()),
+    }
+    for field, value in taken.items():
+        own = str(trained.get(field, value))
+        if own.lower() != value:
+            logging.warning(
+                "%s comes with %s=%s, config.purifier.step_rule has %s: not the sampler "
+                "that the denoiser was published with",
+                name,
+                field,
+                own.lower(),
+                value,
+            )
 
 
 def _purifier(config: configs.PurifierConfig, denoiser: Any) -> Any:

@@ -1,6 +1,7 @@
 """Files as people have them: converted by the command, or refused in one sentence."""
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -370,6 +371,67 @@ def test_a_known_url_is_fetched_once_and_verified(tmp_path, tensors, monkeypatch
     assert calls == [address]
     with pytest.raises(ConversionError, match="is not a URL of --list"):
         convert("https://example.org/else.pt", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["short", "other"])
+def test_a_download_that_is_not_the_file_is_not_kept(tmp_path, tensors, monkeypatch, kind):
+    source = tmp_path / "known.safetensors"
+    save_file(tensors, source)
+    content = source.read_bytes()
+    address = "https://example.org/known.safetensors"
+    size = len(content) if kind == "short" else len(content) + 1
+    entry = Published("known", source.name, "robustbench_wrn", address, "MIT", size=size)
+    monkeypatch.setattr(locate.published, "PUBLISHED", (entry,))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    class Response(io.BytesIO):
+        headers = {"Content-Length": str(len(content))}
+
+    body = [content[:100] if kind == "short" else content]
+    monkeypatch.setattr(
+        locate.urllib.request, "urlopen", lambda url, timeout: Response(body[0])
+    )
+    message = {"short": "cut short: 100 of", "other": "another file than known"}[kind]
+    with pytest.raises(ConversionError, match=message):
+        convert(address, tmp_path / "out.safetensors")
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    if kind == "short":  # the next try fetches it again
+        body[0] = content
+        assert convert(address, tmp_path / "out.safetensors")["published_as"] == "known"
+
+
+def test_what_jaxpure_has_no_network_for_is_refused_by_name(tmp_path, tensors, monkeypatch):
+    save_file(tensors, tmp_path / "up.safetensors")
+    size = (tmp_path / "up.safetensors").stat().st_size
+    entry = Published("up", "up.safetensors", None, "there", size=size, note="an upsampler")
+    monkeypatch.setattr(locate.published, "PUBLISHED", (entry,))
+    with pytest.raises(
+        ConversionError, match="up is no network of jaxpure's: an upsampler"
+    ):
+        convert(str(tmp_path / "up.safetensors"), tmp_path / "out.safetensors")
+
+
+def test_accuracy_is_of_a_classifier_with_the_sets_classes(tmp_path):
+    for classes, size, message in (
+        (7, 8, "has 7 classes, digits has 10"),
+        (10, 16, "takes"),
+    ):
+        config = models.WideResNet(
+            depth=10,
+            width=1,
+            num_classes=classes,
+            image_size=size,
+            in_channels=1,
+            mean=(0.3,),
+            std=(0.4,),
+        )
+        path = tmp_path / f"{classes}-{size}.safetensors"
+        network = models.create(config, jax.random.key(0))
+        checkpoints.save(path, network, {"input": f"{size} pixels"})
+        with pytest.raises(checkpoints.CheckpointError, match=message):
+            check(path, "digits")
+    found = check(checkpoints.find("digits_classifier"), "digits")
+    assert found["num_examples"] == 500 and found["accuracy"] > 0.98
 
 
 def test_a_hub_id_is_converted_once_into_the_cache(tmp_path, tensors, monkeypatch):

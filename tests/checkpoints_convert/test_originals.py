@@ -1,5 +1,6 @@
 """Originals built with random weights, saved by their own code, converted, compared."""
 
+import inspect
 import json
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from filling import max_error, nhwc
 
 from checkpoints_convert import ConversionError, convert
+from checkpoints_convert.families.diffusers_unet import DEFAULTS, FIXED
 from jaxpure import checkpoints
 from jaxpure.purifiers.resized import resize
 
@@ -122,6 +124,132 @@ def test_a_setting_that_would_be_another_function_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ConversionError, match=message):
         convert(str(tmp_path / "unet"), tmp_path / "out.safetensors")
+
+
+def test_what_a_config_leaves_out_is_as_diffusers_has_it(tmp_path, torch, diffusers):
+    """Its own defaults make another function than ours, and are refused."""
+    small_unet(diffusers, torch).save_pretrained(tmp_path / "unet")
+    path = tmp_path / "unet" / "config.json"
+    whole = json.loads(path.read_text())
+    for name in ("norm_eps", "flip_sin_to_cos", "freq_shift", "attention_head_dim"):
+        path.write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        with pytest.raises(ConversionError, match=name):
+            convert(str(tmp_path / "unet"), tmp_path / "out.safetensors")
+    path.write_text(json.dumps(whole | {"attn_norm_num_groups": 4}))
+    with pytest.raises(ConversionError, match="attn_norm_num_groups = 4"):
+        convert(str(tmp_path / "unet"), tmp_path / "out.safetensors")
+
+
+def test_defaults_are_diffusers(diffusers):
+    parameters = inspect.signature(diffusers.UNet2DModel.__init__).parameters
+    for name, value in (FIXED | DEFAULTS).items():
+        if name in DEFAULTS:
+            assert parameters[name].default == value, name
+        else:  # where the two agree a config may leave it out
+            assert parameters[name].default == FIXED[name], name
+
+
+def residual_network(torch, block, shortcut, planes):
+    """The CIFAR ResNets of He et al. and of kuangliu, as their tensors are named."""
+    nn, functional = torch.nn, torch.nn.functional
+    expansion = {"basic": 1, "bottleneck": 4}[block]
+
+    class Block(nn.Module):
+        def __init__(self, inputs, width, stride):
+            super().__init__()
+            outputs, self.stride = width * expansion, stride
+            kernels = [3, 3] if block == "basic" else [1, 3, 1]
+            widths = [inputs, *[width] * (len(kernels) - 1), outputs]
+            strided = 0 if block == "basic" else 1
+            self.count = len(kernels)
+            for i, kernel in enumerate(kernels):
+                conv = nn.Conv2d(
+                    widths[i],
+                    widths[i + 1],
+                    kernel,
+                    stride if i == strided else 1,
+                    kernel // 2,
+                    bias=False,
+                )
+                setattr(self, f"conv{i + 1}", conv)
+                setattr(self, f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
+            self.pad = (outputs - inputs) // 2
+            self.shortcut = nn.Sequential()
+            if shortcut == "projection" and (stride > 1 or inputs != outputs):
+                self.shortcut = nn.Sequential(
+                    nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                    nn.BatchNorm2d(outputs),
+                )
+
+        def forward(self, x):
+            h = x
+            for i in range(1, self.count + 1):
+                h = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(h))
+                h = functional.relu(h) if i < self.count else h
+            if shortcut == "zero_pad" and self.pad:
+                pad = (0, 0, 0, 0, self.pad, self.pad)
+                x = functional.pad(x[:, :, :: self.stride, :: self.stride], pad)
+            return functional.relu(h + self.shortcut(x))
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, planes[0], 3, padding=1, bias=False)
+            self.bn1 = nn.BatchNorm2d(planes[0])
+            inputs, self.stages = planes[0], len(planes)
+            for stage, width in enumerate(planes):
+                blocks = []
+                for i in range(2):
+                    blocks.append(Block(inputs, width, 2 if stage and not i else 1))
+                    inputs = width * expansion
+                setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.linear = nn.Linear(inputs, 10)
+
+        def forward(self, x):
+            x = functional.relu(self.bn1(self.conv1(x)))
+            for stage in range(self.stages):
+                x = getattr(self, f"layer{stage + 1}")(x)
+            return self.linear(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = Network()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("family", "block", "shortcut", "planes"),
+    [
+        ("he_resnet", "basic", "zero_pad", (16, 32, 64)),
+        ("cifar_resnet", "bottleneck", "projection", (8, 16, 32, 64)),
+    ],
+)
+def test_residual_networks_of_cifar(tmp_path, torch, family, block, shortcut, planes):
+    """He's, with shortcuts that have no parameters, and kuangliu's (DiffPure's)."""
+    model = residual_network(torch, block, shortcut, planes)
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state, "best_prec1": 9.0}, tmp_path / "net.th")
+    card = convert(str(tmp_path / "net.th"), tmp_path / "out.safetensors")
+    assert card["family"] == family
+    network = checkpoints.load(tmp_path / "out.safetensors")
+    mean, std = (np.array(v, np.float32) for v in (network.config.mean, network.config.std))
+    x = np.random.default_rng(0).uniform(size=(3, 32, 32, 3)).astype(np.float32)
+
+    def theirs(x):
+        return model(((x - torch.from_numpy(mean)) / torch.from_numpy(std)).movedim(-1, 1))
+
+    given = torch.from_numpy(x).requires_grad_()
+    want = theirs(given)
+    want.sum().backward()
+    got, pull = jax.vjp(jax.jit(network), jnp.asarray(x))
+    assert max_error(got, want.detach().numpy()) < 1e-4
+    (gradient,) = pull(jnp.ones_like(got))
+    assert max_error(gradient, given.grad.numpy()) < 1e-3
 
 
 def test_a_bare_file_of_diffusers_asks_for_its_folder(tmp_path, torch, diffusers):

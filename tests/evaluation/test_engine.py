@@ -326,6 +326,51 @@ def test_what_is_not_finite_is_never_robust(tmp_path, bad):
     assert np.isfinite(result.images).all()
 
 
+def thresholded(x):
+    """A classifier that makes logits of anything, of NaN too."""
+    return jnp.where(x.reshape(-1)[:5] > 0.5, 1.0, 0.0)
+
+
+def broken_above(limit, key, x):
+    del key
+    return jnp.where(jnp.mean(x) > limit, jnp.nan, x)
+
+
+def test_a_purifier_that_returns_nan_is_never_robust(tmp_path):
+    """Though the classifier makes something of it, and what it makes would be right."""
+    _, attack, dataset = experiment(6)
+    labels = np.asarray(jax.vmap(thresholded)(dataset.images)).argmax(1)
+    # All labels 0 are what the classifier makes of NaN.
+    zeros = data.Dataset("toy", dataset.images, 0 * labels, dataset.indices, 5)
+    limit = float(np.median(dataset.images.mean((1, 2, 3))))
+    purifier = jax.tree_util.Partial(broken_above, limit)
+    defense = PurifiedClassifier(purifier, jax.tree_util.Partial(thresholded))
+    seen = dataclasses.replace(attack.objective, defense=defense)
+    attack = dataclasses.replace(attack, objective=seen, eps=1e-4, step_size=1e-5)
+    result = run(tmp_path, defense, attack, zeros)
+    bad = np.isin(result.indices, result.nonfinite)
+    assert 0 < bad.sum() < 6
+    assert not result.clean[bad].any() and not result.robust[bad].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": 7}, "label 7 of example 102 of toy is outside"),
+        ({"images": 255.0}, "image 102 of toy has values outside"),
+        ({"images": np.nan}, "image 102 of toy has values outside .* or not finite"),
+    ],
+)
+def test_examples_out_of_range_are_named_before_any_work(tmp_path, change, message):
+    defense, attack, dataset = experiment(4)
+    ((name, value),) = change.items()
+    changed = getattr(dataset, name).copy()
+    changed[2] = value
+    with pytest.raises(data.DataError, match=message):
+        run(tmp_path, defense, attack, dataclasses.replace(dataset, **{name: changed}))
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_attack_that_leaves_its_ball_is_an_error(tmp_path):
     defense, attack, dataset = experiment(4, "fresh")
 

@@ -4,13 +4,14 @@ import dataclasses
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import build
+from experiments import build, weights
 from experiments import config as configs
 from jaxpure import attacks, checkpoints, models, purifiers
-from jaxpure.data import DataError
+from jaxpure.data import DataError, Dataset
 
 RANDOM_UNET = (
     "random:unet(image_size=8,in_channels=1,out_channels=1,channels=8,channel_mult=1|2,"
@@ -37,6 +38,10 @@ def config_with(**changes):
         ({"data__num_examples": 9999}, ("500 examples", "9999")),
         ({"denoiser": "digits_denoizer"}, ("digits_denoizer", "'digits_denoiser'")),
         ({"classifier": "nowhere.safetensors"}, ("nowhere.safetensors", "not exist")),
+        (
+            {"denoiser": "digits_denoizer.safetensors"},
+            ("not exist", "cifar10_denoiser", "Did you mean digits_denoiser?"),
+        ),
         ({"policy": "fresh,sideways=replay"}, ("sideways", "forward, reverse")),
         ({"policy": "replay,judging=sometimes"}, ("sometimes", "fresh, fixed, replay")),
         ({"gradient": "bdpa"}, ("bdpa", "'bpda'")),
@@ -122,6 +127,64 @@ def test_digits_configs_build(name):
     built = build.experiment(configs.by_name(name, configs.RunConfig))
     assert len(built.dataset) == 200
     assert all(a.max_steps >= 21 for _, a in attacks.stages_of(built.attack))
+
+
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in configs.names(configs.RunConfig) if n.startswith(("cifar", "mnist"))],
+)
+def test_configs_of_other_sets_build(name, monkeypatch):
+    """On made-up images of their shapes; their weights come with the project."""
+
+    def load_data(config, split):
+        images = np.zeros((3, *SHAPES[config.name]), np.uint8)
+        return Dataset(config.name, images, np.arange(3), np.arange(3), 10)
+
+    monkeypatch.setattr(build, "load_data", load_data)
+    built = build.experiment(configs.by_name(name, configs.RunConfig))
+    assert all(a.max_steps >= 31 for _, a in attacks.stages_of(built.attack))
+
+
+def test_a_denoiser_trained_on_other_labels_is_told_them(tmp_path):
+    """improved-diffusion numbers the timesteps of 4000 from 0 to 1000."""
+    config = models.UNet(
+        image_size=8,
+        in_channels=1,
+        out_channels=1,
+        channels=8,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        num_groups=4,
+    )
+    network = models.create(config, jax.random.key(0))
+    path = str(tmp_path / "scaled.safetensors")
+    card = {"schedule": "cosine(num_timesteps=4000)", "label_scale": 0.25}
+    checkpoints.save(path, network, {"diffusion": card})
+    built = build.experiment(
+        config_with(denoiser=path, purifier__schedule="cosine(num_timesteps=4000)")
+    )
+    x = jnp.ones((8, 8, 1))
+    got = built.defense.purifier.denoiser(x, jnp.float32(40))
+    np.testing.assert_allclose(got, network(x, jnp.float32(10)), atol=1e-6)
+
+
+def test_a_sampler_that_is_not_the_denoisers_own_is_told(tmp_path, caplog):
+    network = weights.load("digits_denoiser")
+    path = str(tmp_path / "own.safetensors")
+    card = {"schedule": "linear", "variance": "fixed_small", "clip": True}
+    checkpoints.save(path, network, {"diffusion": card})
+    with caplog.at_level("WARNING"):
+        build.experiment(config_with(denoiser=path))
+    assert "variance=fixed_small" in caplog.text and "clip=true" in caplog.text
+    caplog.clear()
+    own = "ddpm(variance=fixed_small,clip=true)"
+    with caplog.at_level("WARNING"):
+        build.experiment(config_with(denoiser=path, purifier__step_rule=own))
+    assert "variance" not in caplog.text
 
 
 def test_replay_and_fresh_differ_in_the_policy_alone():

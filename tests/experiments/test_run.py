@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.experiments.commands import TINY, error_line, run, start, start_python
 
@@ -187,6 +188,40 @@ def test_another_config_is_refused_its_workdir(replay):
     arguments = ("--config=digits_bpda_fresh", f"--workdir={replay}", *TINY)
     code, output = run("run", *arguments)
     assert code == 2 and "differ in policy" in error_line(output)
+
+
+def test_imagenet_end_to_end_with_small_random_networks(tmp_path):
+    """Its own config: a folder of images, purified at another size, learned variance."""
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        folder = tmp_path / "val" / name
+        folder.mkdir(parents=True)
+        pixels = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "0.png")
+    denoiser = (
+        "random:guided_unet(image_size=20,channels=32,channel_mult=1|2,num_res_blocks=1,"
+        "head_channels=32)"
+    )
+    classifier = "random:resnet(layers=1|1,planes=8|16,num_classes=2,image_size=16)"
+    workdir = tmp_path / "run"
+    code, output = run(
+        "run",
+        "--config=imagenet_bpda_replay",
+        f"--config.data.name=folder:{tmp_path / 'val'}",
+        "--config.data.num_examples=2",
+        "--config.data.image_size=16",
+        "--config.purifier.image_size=20",
+        "--config.purifier.t_star=2",
+        "--config.attack.num_steps=2",
+        "--config.batch_size=2",
+        f"--config.denoiser={denoiser}",
+        f"--config.classifier={classifier}",
+        f"--workdir={workdir}",
+    )
+    assert code == 0, output
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["num_examples"] == 2 and summary["eps"] == 4 / 255
+    assert (workdir / "report.html").exists()
 
 
 def test_list_has_a_line_for_each_config():
