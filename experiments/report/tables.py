@@ -84,7 +84,7 @@ def _resubmission(found: dict[str, Any]) -> list[tuple[str, str, None, Any]]:
     """Rows of what the attack's own draws said while the images were made."""
     if not found:
         return []
-    draws, what = found["draws"], "of all iterates, by the attack's own draws"
+    draws, what = found["draws"], "best of all iterates, own draws"
     return [
         (f"Resubmitted, average of {draws}", what, None, found["average"]),
         (f"Resubmitted, vote of {draws}", what, None, found["majority_vote"]),

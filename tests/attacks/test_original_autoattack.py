@@ -18,7 +18,7 @@ from jaxpure.purifiers import Identity
 torch = pytest.importorskip("torch")
 pyautoattack = pytest.importorskip("pyautoattack")
 
-COUNT, EPS = 64, 0.2
+COUNT, EPS = 64, 0.15
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_the_same_images_stand(tmp_path):
     found = original.run_standard_evaluation(images, labels, batch_size=COUNT)
     theirs = logits(classifier, padded(found)).argmax(-1)[:COUNT] == digits.labels
 
-    assert 0.4 < ours.mean() < 0.9
+    assert 0.5 < ours.mean() < 0.97
     assert np.mean(ours == np.asarray(theirs)) >= 0.98  # one image of 64 may differ
 
 

@@ -145,7 +145,7 @@ def test_configs_of_other_sets_build(name, monkeypatch):
 
     monkeypatch.setattr(build, "load_data", load_data)
     built = build.experiment(configs.by_name(name, configs.RunConfig))
-    assert all(a.max_steps >= 31 for _, a in attacks.stages_of(built.attack))
+    assert all(a.max_steps >= 21 for _, a in attacks.stages_of(built.attack))
 
 
 def test_a_denoiser_trained_on_other_labels_is_told_them(tmp_path):
