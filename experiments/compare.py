@@ -110,13 +110,18 @@ def _read(workdir: epath.Path) -> dict[str, Any]:
         raise CompareError(
             f"{workdir} holds no finished run (no summary.json and records.parquet)"
         )
-    import pyarrow.parquet as pq  # slow to import: a refusal need not wait for it
+    import pyarrow as pa  # a refusal need not wait for it, nor for its threads to end
+    import pyarrow.parquet as pq
 
     summary = json.loads(summary_path.read_text())
-    with records.open("rb") as file:
-        table = pq.read_table(file).sort_by("index")
+    # By this thread alone: Arrow's own threads, which its sort starts too, now and then
+    # take the process down when the interpreter ends.
+    content = pa.BufferReader(records.read_bytes())
+    table = pq.read_table(content, use_threads=False, pre_buffer=False)
     columns = ("index", "label", "correct", "clean_correct")
     arrays = {name: np.array(table[name].to_pylist()) for name in columns}
+    order = np.argsort(arrays["index"])
+    arrays = {name: values[order] for name, values in arrays.items()}
     kept = {name: summary[name] for name in ("policy", "config", "dataset")}
     return {**arrays, **kept}
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -219,6 +217,9 @@ def _write_columns(
     workdir: epath.Path, dataset: data.Dataset, bare: Result, defended: Result
 ) -> None:
     """records.parquet, a row an example, and adversarial.npz."""
+    import pyarrow as pa  # here and not before: see compare._read
+    import pyarrow.parquet as pq
+
     columns = {
         "index": defended.indices,
         "label": defended.labels,
