@@ -5,6 +5,7 @@ the interval is Newcombe's, the p-value McNemar's. Give the fresh run first and 
 replayed one second, and the gap is what masking hid.
 """
 
+import io
 import json
 import sys
 from typing import Any
@@ -14,7 +15,8 @@ from etils import epath
 
 from experiments import program
 from experiments.config import RunConfig
-from jaxpure.evaluation.statistics import PairedGap, paired_gap, wilson
+from jaxpure.evaluation import records
+from jaxpure.evaluation.statistics import PairedGap, correct, paired_gap, wilson
 
 # Other settings than these make the two runs different experiments.
 EXPECTED_TO_DIFFER = {"policy"}
@@ -105,23 +107,25 @@ def _verdict(result: dict[str, Any]) -> str:
 
 
 def _read(workdir: epath.Path) -> dict[str, Any]:
-    summary_path, records = workdir / "summary.json", workdir / "records.parquet"
-    if not summary_path.exists() or not records.exists():
-        raise CompareError(
-            f"{workdir} holds no finished run (no summary.json and records.parquet)"
-        )
-    import pyarrow as pa  # a refusal need not wait for it, nor for its threads to end
-    import pyarrow.parquet as pq
+    """What a run found of each example, in the order of their indices.
 
+    From the records that all else is read from, and not from records.parquet: Arrow's
+    threads now and then take a process down that ends so soon after reading.
+    """
+    summary_path, images = workdir / "summary.json", workdir / "adversarial.npz"
+    if not summary_path.exists() or not images.exists():
+        raise CompareError(
+            f"{workdir} holds no finished run (no summary.json and adversarial.npz)"
+        )
     summary = json.loads(summary_path.read_text())
-    # By this thread alone: Arrow's own threads, which its sort starts too, now and then
-    # take the process down when the interpreter ends.
-    content = pa.BufferReader(records.read_bytes())
-    table = pq.read_table(content, use_threads=False, pre_buffer=False)
-    columns = ("index", "label", "correct", "clean_correct")
-    arrays = {name: np.array(table[name].to_pylist()) for name in columns}
-    order = np.argsort(arrays["index"])
-    arrays = {name: values[order] for name, values in arrays.items()}
+    with np.load(io.BytesIO(images.read_bytes())) as stored:
+        order = np.argsort(stored["index"])
+        index, label = stored["index"][order], stored["label"][order]
+    arrays = {"index": index, "label": label}
+    for name, stage in (("clean_correct", "clean"), ("correct", "judged")):
+        rows = records.read(workdir / "records" / "defended" / stage)
+        logits = np.stack([rows[int(i)]["logits"] for i in index])
+        arrays[name] = correct(logits, label)
     kept = {name: summary[name] for name in ("policy", "config", "dataset")}
     return {**arrays, **kept}
 
