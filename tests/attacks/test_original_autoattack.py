@@ -18,7 +18,7 @@ from jaxpure.purifiers import Identity
 torch = pytest.importorskip("torch")
 pyautoattack = pytest.importorskip("pyautoattack")
 
-COUNT, EPS = 64, 0.15
+COUNT, EPS = 32, 0.15
 
 
 @pytest.mark.slow
@@ -43,11 +43,11 @@ def test_the_same_images_stand(tmp_path):
     images = torch.from_numpy(digits.floats().transpose(0, 3, 1, 2).copy())
     labels = torch.from_numpy(digits.labels.astype(np.int64))
     original = pyautoattack.AutoAttack(model, norm="Linf", eps=EPS, seed=0)
-    found = original.run_standard_evaluation(images, labels, batch_size=COUNT)
+    found, *_ = original.run_standard_evaluation(images, labels, batch_size=COUNT)
     theirs = logits(classifier, padded(found)).argmax(-1)[:COUNT] == digits.labels
 
     assert 0.5 < ours.mean() < 0.97
-    assert np.mean(ours == np.asarray(theirs)) >= 0.98  # one image of 64 may differ
+    assert np.mean(ours == np.asarray(theirs)) >= 0.96  # one image of 32 may differ
 
 
 def padded(x) -> np.ndarray:
