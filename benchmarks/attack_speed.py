@@ -63,7 +63,7 @@ def foolbox_attack(framework: str) -> Callable[[], object]:
     if framework == "torch":
         import torch
 
-        model = foolbox.PyTorchModel(TorchClassifier(), bounds=(0, 1), device="cpu")
+        model = foolbox.PyTorchModel(torch_module(), bounds=(0, 1), device="cpu")
         x = torch.from_numpy(images().transpose(0, 3, 1, 2).copy())
     else:
         import jax
@@ -89,7 +89,7 @@ def original_apgd() -> Callable[[], object]:
     import torch
     from pyautoattack.autopgd_base import APGDAttack
 
-    model = TorchClassifier()
+    model = torch_module()
     attack = APGDAttack(model, n_iter=STEPS, norm="Linf", eps=EPS, device="cpu")
     attack.init_hyperparam(x := torch.from_numpy(images().transpose(0, 3, 1, 2).copy()))
     y = model(x).argmax(-1)
@@ -142,7 +142,8 @@ def torch_classifier():
     return forward
 
 
-def TorchClassifier():  # noqa: N802  (a module, as PyTorch's libraries want one)
+def torch_module():
+    """`torch_classifier` as a module, which PyTorch's libraries want."""
     import torch
 
     class Classifier(torch.nn.Module):
