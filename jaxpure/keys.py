@@ -1,0 +1,72 @@
+"""Keys: which noise is whose.
+
+The key of a data set's example i is `example_key(root, i)`, wherever and in whatever
+batch it runs. From it come named streams, and from a stream, by index, keys:
+
+    example -> judge             -> n            the defense's own draws
+            -> attack/start                      an attack's random start
+            -> attack/gradient   -> step, sample drawn anew for every gradient
+            -> attack/selection  -> step, sample drawn anew for choosing an iterate
+            -> attack/fixed      -> sample       one fixed set for all steps
+
+In JAX `fold_in(k, i)` and `split(k, n)[i]` are the same key, so a key is either a parent
+of named streams or a source of indices, never both.
+"""
+
+import zlib
+from dataclasses import field
+
+import jax
+
+from jaxpure.pytrees import pytree
+
+Key = jax.Array
+"""A typed PRNG key, shape `()`."""
+
+
+def stream(key: Key, name: str) -> Key:
+    """The key of a named purpose. Never fold integers into a key that has streams."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def example_key(root: Key, index: jax.Array | int) -> Key:
+    """The key of the example with this index in the published set."""
+    return jax.random.fold_in(stream(root, "example"), index)
+
+
+def defense_key(key: Key, n: jax.Array | int) -> Key:
+    """The n-th key of the defense itself for the example with this key."""
+    return jax.random.fold_in(stream(key, "judge"), n)
+
+
+@pytree(eq=False)
+class PartKeys:
+    """A key for each part of a purifier's noise, in place of one key for all.
+
+    Attributes:
+      rest: key of every part that `named` does not name.
+      named: keys by noise part.
+    """
+
+    rest: Key
+    named: dict[str, Key] = field(default_factory=dict)
+
+
+AnyKey = Key | PartKeys
+"""What a purifier is called with."""
+
+
+def part(key: AnyKey, name: str) -> Key:
+    """The stream of one noise part of a purification.
+
+    Every purifier draws through this function, which is what lets a policy replay
+    some parts and not others.
+    """
+    if isinstance(key, PartKeys):
+        key = key.named.get(name, key.rest)
+    return stream(key, name)
+
+
+def noise_at(key: Key, index: jax.Array | int, like: jax.Array) -> jax.Array:
+    """Standard normal noise of `like`'s shape and dtype, addressed by an index."""
+    return jax.random.normal(jax.random.fold_in(key, index), like.shape, like.dtype)

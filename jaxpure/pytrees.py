@@ -1,0 +1,102 @@
+"""Frozen dataclasses that are JAX pytrees, so that they pass through `jit` as arguments.
+
+    @pytree
+    class Pgd:
+        step_size: float = 2 / 255              # a leaf: changing it compiles nothing anew
+        random_start: bool = static(True)       # part of the structure
+
+`jax.tree_util.register_dataclass` makes structures that are equal (in jax 0.10) for any two
+classes of as many fields and equal static fields, so that `jit` now and then runs for an
+object of one class what it compiled for the other; the structures made here know their
+class. `__post_init__` checks what a user gives. It does not run when JAX rebuilds an
+object around tracers.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform, overload
+
+import jax
+import jax.numpy as jnp
+
+Class = TypeVar("Class", bound=type)
+
+
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is part of the structure: hashable, and compiled for."""
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata={"static": True})
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+def derived(*, is_static: bool = False) -> Any:
+    """A field that `__post_init__` computes (by `set_derived`) from the others."""
+    return dataclasses.field(init=False, repr=False, metadata={"static": is_static})
+
+
+def set_derived(thing: Any, **values: Any) -> None:
+    """Sets derived fields of a frozen dataclass, inside its `__post_init__`."""
+    for name, value in values.items():
+        object.__setattr__(thing, name, value)
+
+
+@overload
+def pytree(cls: Class) -> Class: ...
+@overload
+def pytree(*, eq: bool = True, repr: bool = True) -> Callable[[Class], Class]: ...
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, derived))
+def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
+    """Makes a class a frozen dataclass and a pytree; fields are leaves unless `static`.
+
+    Args:
+      cls: the class.
+      eq: whether objects compare by their fields; False for those that hold arrays.
+      repr: whether to make a `__repr__` of all fields.
+    """
+    if cls is None:
+        return lambda cls: pytree(cls, eq=eq, repr=repr)
+    cls = dataclasses.dataclass(frozen=True, eq=eq, repr=repr)(cls)
+    fields = dataclasses.fields(cls)
+    meta = tuple(f.name for f in fields if f.metadata.get("static"))
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+
+    def flatten(x):
+        return tuple(getattr(x, n) for n in data), tuple(getattr(x, n) for n in meta)
+
+    def flatten_with_keys(x):
+        leaves, values = flatten(x)
+        keys = map(jax.tree_util.GetAttrKey, data)
+        return tuple(zip(keys, leaves, strict=True)), values
+
+    def unflatten(values, leaves):
+        x = object.__new__(cls)
+        set_derived(x, **dict(zip(data, leaves, strict=True)))
+        set_derived(x, **dict(zip(meta, values, strict=True)))
+        return x
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+def choose(condition: jax.Array, a: Any, b: Any) -> Any:
+    """`a` where `condition` `()` holds, else `b`: pytrees, which may hold keys.
+
+    `jnp.where` selects keys too, but to JAX's key-reuse checker that uses them up.
+    """
+
+    def one(x, y):
+        if x is y:
+            return x
+        if not is_key(x):
+            return jnp.where(condition, x, y)
+        data = jnp.where(condition, jax.random.key_data(x), jax.random.key_data(y))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(one, a, b)
+
+
+def is_key(x: Any) -> bool:
+    """Whether an array holds typed PRNG keys."""
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
