@@ -1,21 +1,16 @@
 """A defense: a purifier, then a classifier; and what each costs."""
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 
-from jaxpure.randomness import PartKeys
-from jaxpure.types import Image, Key, Logits, Purifier, register_pytree
+from jaxpure.errors import UserError
+from jaxpure.keys import AnyKey
+from jaxpure.pytrees import pytree
+from jaxpure.types import Image, Logits, Purifier
 
 
-@partial(
-    register_pytree,
-    data_fields=["purifier", "classifier"],
-    meta_fields=[],
-)
-@dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class PurifiedClassifier:
     """`(key, x) -> logits`: classifies the purified image.
 
@@ -30,9 +25,19 @@ class PurifiedClassifier:
     purifier: Any
     classifier: Any
 
-    def __call__(self, key: Key | PartKeys, x: Image) -> Logits:
+    def __call__(self, key: AnyKey, x: Image) -> Logits:
         purified = self.purifier(key, x)
+        if purified.shape != x.shape:
+            raise UserError(
+                f"the purifier makes {purified.shape} of an image of {x.shape}; expected "
+                "the same shape"
+            )
         logits = self.classifier(purified)
+        if logits.ndim != 1:
+            raise UserError(
+                f"the classifier gives {logits.shape} for one image, expected logits "
+                "(classes,)"
+            )
         return jnp.where(jnp.all(jnp.isfinite(purified)), logits, jnp.nan)
 
 

@@ -7,6 +7,8 @@ keeps its traceback.
 import difflib
 from collections.abc import Iterable
 
+import jax
+
 
 class UserError(ValueError):
     """Something asked for does not exist, does not fit, or is damaged.
@@ -47,6 +49,8 @@ def check_range(
       **options: values by name.
     """
     for name, value in options.items():
+        if isinstance(value, jax.core.Tracer):
+            continue  # checked where it was a number
         low = value > least if above else value >= least
         if not (low and value <= most and value < float("inf")):
             low_text = f"above {least:g}" if above else f"at least {least:g}"

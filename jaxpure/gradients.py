@@ -1,93 +1,108 @@
 """Gradient rules: transforms of a purifier that keep its value and choose its derivative.
 
-`exact` is the purifier itself. The others change what an attack sees of it:
+    exact           the purifier itself
+    bpda            its value, the derivative of the identity
+    surrogate(f)    its value, the derivative of the cheaper purifier f
+    transfer(f)     another purifier f in its place, for an attack judged on this one
 
-    bpda(purifier)(key, x)               value purifier(key, x), derivative the identity's
-    surrogate(purifier, cheap)(key, x)   value purifier(key, x), derivative cheap(key, x)'s
-
-The surrogate is called with the same key, so it meets the same noise at every timestep
-that the two chains share.
+A surrogate is called with the same key, so it meets the same noise at every timestep that
+the two chains share. A rule is a function from purifier to purifier; those of `GRADIENTS`
+also go by spec.
 """
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
-from jaxpure.defense import denoiser_evaluations
-from jaxpure.randomness import PartKeys
-from jaxpure.types import Image, Key, Purifier, register_pytree
+from jaxpure.defense import denoiser_evaluations, noise_parts
+from jaxpure.errors import UserError
+from jaxpure.keys import AnyKey
+from jaxpure.purifiers import PURIFIERS, Identity
+from jaxpure.pytrees import pytree
+from jaxpure.specs import Registry
+from jaxpure.types import Image, Purifier
 
 
-def exact(purifier: Purifier) -> Purifier:
-    """The purifier with its own derivative."""
-    return purifier
-
-
-@partial(register_pytree, data_fields=["purifier"], meta_fields=[])
-@dataclass(frozen=True, eq=False)
-class Bpda:
-    """Backward pass differentiable approximation by the identity (Athalye et al. 2018).
-
-    Attributes:
-      purifier: whose value is taken; it must keep the image's shape.
-    """
-
-    purifier: Any
-
-    @property
-    def denoiser_evaluations(self) -> int | None:
-        return denoiser_evaluations(self.purifier)
-
-    def __call__(self, key: Key | PartKeys, x: Image) -> Image:
-        value = jax.lax.stop_gradient(self.purifier(key, x))
-        if value.shape != x.shape:
-            raise ValueError(
-                f"BPDA through a purifier from {x.shape} to {value.shape}: the identity "
-                "has no such derivative; use the exact or a surrogate gradient"
-            )
-        return _with_derivative_of(x, value)
-
-
-@partial(
-    register_pytree,
-    data_fields=["purifier", "cheap"],
-    meta_fields=[],
-)
-@dataclass(frozen=True, eq=False)
-class Surrogate:
-    """The value of one purifier, the derivative of a cheaper one (Lee and Kim 2023).
+@pytree(eq=False)
+class WithDerivative:
+    """The value of one purifier, the derivative of another under the same key.
 
     Attributes:
       purifier: whose value is taken.
-      cheap: whose derivative is taken, under the same key.
+      derivative: whose derivative is taken; it must give the same shape.
     """
 
     purifier: Any
-    cheap: Any
+    derivative: Any
+
+    @property
+    def noise_parts(self) -> tuple[str, ...]:
+        return noise_parts(self.purifier)
 
     @property
     def denoiser_evaluations(self) -> int | None:
-        full = denoiser_evaluations(self.purifier)
-        cheap = denoiser_evaluations(self.cheap)
-        return None if full is None or cheap is None else full + cheap
+        value = denoiser_evaluations(self.purifier)
+        derivative = denoiser_evaluations(self.derivative)
+        return None if value is None or derivative is None else value + derivative
 
-    def __call__(self, key: Key | PartKeys, x: Image) -> Image:
+    def __call__(self, key: AnyKey, x: Image) -> Image:
         value = jax.lax.stop_gradient(self.purifier(key, x))
-        return _with_derivative_of(self.cheap(key, x), value)
+        through = self.derivative(key, x)
+        if value.shape != through.shape:
+            raise UserError(
+                f"a purifier to {value.shape} has no derivative of one to "
+                f"{through.shape}; use the exact gradient"
+            )
+        # The value to the bit (x - x is 0 for finite x), differentiated as `through`.
+        return value + (through - jax.lax.stop_gradient(through))
 
 
-def bpda(purifier: Purifier) -> Bpda:
-    """The purifier with the identity's derivative."""
-    return Bpda(purifier)
+@pytree
+class Exact:
+    """The purifier with its own derivative."""
+
+    def __call__(self, purifier: Purifier) -> Purifier:
+        return purifier
 
 
-def surrogate(purifier: Purifier, cheap: Purifier) -> Surrogate:
-    """The purifier with the derivative of `cheap`."""
-    return Surrogate(purifier, cheap)
+@pytree
+class Bpda:
+    """Backward pass differentiable approximation by the identity (Athalye et al. 2018)."""
+
+    def __call__(self, purifier: Purifier) -> Purifier:
+        return WithDerivative(purifier, Identity())
 
 
-def _with_derivative_of(x: jax.Array, value: jax.Array) -> jax.Array:
-    """`value` to the bit (x - x is 0 for finite x), differentiated as `x`."""
-    return value + (x - jax.lax.stop_gradient(x))
+@pytree(eq=False)
+class Surrogate:
+    """The derivative of a cheaper purifier (Lee and Kim 2023).
+
+    Attributes:
+      cheap: whose derivative is taken, under the same key.
+    """
+
+    cheap: Annotated[Any, PURIFIERS]
+
+    def __call__(self, purifier: Purifier) -> Purifier:
+        return WithDerivative(purifier, self.cheap)
+
+
+@pytree(eq=False)
+class Transfer:
+    """An attack on another defense, judged on this one. The two share no noise.
+
+    Attributes:
+      other: the purifier of that defense.
+    """
+
+    other: Annotated[Any, PURIFIERS]
+
+    def __call__(self, purifier: Purifier) -> Purifier:
+        del purifier
+        return self.other
+
+
+GRADIENTS = Registry(
+    "gradient",
+    {"exact": Exact, "bpda": Bpda, "surrogate": Surrogate, "transfer": Transfer},
+)

@@ -29,7 +29,7 @@ OPEN, CLOSE = "([", ")]"
 
 
 class SpecError(UserError):
-    """A spec cannot be read, or names what does not exist; says where and what was meant."""
+    """A spec cannot be read, or names what does not exist; says where."""
 
 
 class Spec(NamedTuple):
@@ -135,7 +135,7 @@ def parse(text: str) -> Spec:
         if not equals:
             if options:
                 raise SpecError(
-                    f"{text!r}: {piece!r} follows options with a name; expected option=value"
+                    f"{text!r}: {piece!r} follows named options; expected option=value"
                 )
             positional.append(piece)
         elif not value:
@@ -252,7 +252,7 @@ def read(text: str, kind: Any, where: str, **given: Any) -> Any:
 
 
 def spec_of(thing: Any, registry: Registry) -> str:
-    """The spec that builds a thing equal to this one; options at their default are left out.
+    """The spec that builds an equal thing; options at their default are left out.
 
     Raises:
       TypeError: the thing is not of the registry, or has an option that no text can give.

@@ -1,53 +1,68 @@
-"""Attacks: `init` and `step` for one image, one file each, and their registry.
+"""Attacks: hyper-parameters with `init` and `step` for one image, one file each.
 
-A registry's entry is called with the defense (under its gradient rule) and the policy,
-and by keyword with `norm`, `eps`, `step_size`, `num_steps` and its own options, those of
-them that it takes. It may give a `Sequence` of attacks.
+What an attack climbs (`Objective`) and what it may do (a ball) are handed to it, so that it
+reads like its paper's algorithm. `ATTACKS` names them for specs; `run` runs one.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from jaxpure.attacks.apgd import Apgd
-from jaxpure.attacks.autoattack import Sequence, advice, autoattack, stages_of
+from jaxpure.attacks.autoattack import AutoAttack
+from jaxpure.attacks.balls import BALLS, L1, L2, Ball, Linf, NormBall
 from jaxpure.attacks.bpda_eot_hill import BpdaEotHill
-from jaxpure.attacks.diffattack import diffattack
+from jaxpure.attacks.cascade import Composite, Stage, cascade, undefended
+from jaxpure.attacks.diffattack import DiffAttack
 from jaxpure.attacks.diffhammer import DiffHammer
 from jaxpure.attacks.fab import Fab
-from jaxpure.attacks.losses import LOSSES
-from jaxpure.attacks.norms import NORMS
-from jaxpure.attacks.objective import Objective
+from jaxpure.attacks.flow import Flow
 from jaxpure.attacks.pgd import Pgd
+from jaxpure.attacks.progress import Attack, Budget, Example, Progress, init_progress
+from jaxpure.attacks.run import Found, run, search
 from jaxpure.attacks.square import Square
 from jaxpure.attacks.stadv import Stadv
+from jaxpure.specs import Registry
 
-REGISTRY: dict[str, Callable[..., Any]] = {
-    "pgd": Pgd.create,
-    "bpda_eot_hill": BpdaEotHill.create,
-    "apgd": Apgd.create,
-    "fab": Fab.create,
-    "square": Square.create,
-    "autoattack": autoattack,
-    "diffattack": diffattack,
-    "diffhammer": DiffHammer.create,
-    "stadv": Stadv.create,
-}
+ATTACKS = Registry(
+    "attack",
+    {
+        "pgd": Pgd,
+        "apgd": Apgd,
+        "fab": Fab,
+        "square": Square,
+        "autoattack": AutoAttack,
+        "diffattack": DiffAttack,
+        "diffhammer": DiffHammer,
+        "stadv": Stadv,
+        "bpda_eot_hill": BpdaEotHill,
+    },
+)
 
 __all__ = [
-    "LOSSES",
-    "NORMS",
-    "REGISTRY",
+    "ATTACKS",
+    "BALLS",
     "Apgd",
+    "Attack",
+    "AutoAttack",
+    "Ball",
     "BpdaEotHill",
+    "Budget",
+    "Composite",
+    "DiffAttack",
     "DiffHammer",
+    "Example",
     "Fab",
-    "Objective",
+    "Flow",
+    "Found",
+    "L1",
+    "L2",
+    "Linf",
+    "NormBall",
     "Pgd",
-    "Sequence",
+    "Progress",
     "Square",
     "Stadv",
-    "advice",
-    "autoattack",
-    "diffattack",
-    "stages_of",
+    "Stage",
+    "cascade",
+    "init_progress",
+    "run",
+    "search",
+    "undefended",
 ]

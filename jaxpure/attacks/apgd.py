@@ -17,98 +17,60 @@ repository, whose habits it keeps where the paper says less or otherwise:
 - Targets are ranked by the clean image's logits, looked at anew before every run.
 """
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpure.attacks.losses import LOSSES
-from jaxpure.attacks.norms import NORMS, random_direction
-from jaxpure.attacks.objective import Look, Objective, check_targets
-from jaxpure.attacks.pgd import check_at_least, check_ball, clean_gradient
-from jaxpure.attacks.verdict import judge_draws, rival, started
-from jaxpure.randomness import Policy, choose, stream
-from jaxpure.types import Image, Key, Label, register_pytree
+from jaxpure.attacks.apgd_schedule import (
+    Run,
+    check_progress,
+    check_support,
+    new_run,
+    observe,
+)
+from jaxpure.attacks.balls import NormBall, check_ball
+from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
+from jaxpure.attacks.verdict import judge_draws, target_class
+from jaxpure.errors import UserError, check_in, check_range
+from jaxpure.keys import Key, stream
+from jaxpure.losses import is_ratio, is_targeted, loss_named, loss_of
+from jaxpure.objective import Evaluation, Objective
+from jaxpure.policy import Policy
+from jaxpure.pytrees import choose, pytree, static
+from jaxpure.types import Image, Label
 
-TARGETED = "targeted_dlr"
-SELECTIONS = ("reference", "consistent")
+NORMS = ("linf", "l2", "l1")
 MOMENTUM = 0.25  # share of the last movement in an update, from the second one on
-
-# In L1: the share of pixels that the first updates change; what the number of pixels
-# that the best point changes is divided by to get the next; the fall of that number that
-# makes the step long again; what a step that stays is divided by; its shortest, in eps.
-L1_SHARE = 0.2
-L1_THINNER = 1.5
-L1_FALL = 0.95
-L1_SHORTER = 1.5
-L1_SHORTEST = 0.1
-
-
-class Run(NamedTuple):
-    """One run of APGD, from a random start through `num_steps` updates.
-
-    Attributes:
-      previous: `(H, W, C)` the iterate before the one under way.
-      step_size: `()` length of the next step.
-      best: `(H, W, C)` the iterate of highest loss so far.
-      best_gradient: `(H, W, C)` there.
-      best_loss: `()` there.
-      last_loss: `()` of the iterate before.
-      rises: `()` int32, updates since the last checkpoint whose loss was higher than the
-        one before.
-      since: `()` int32, updates since the last checkpoint.
-      window: `()` int32, updates from the last checkpoint to the next.
-      checked_loss: `()` the best loss at the last checkpoint.
-      shortened: `()` bool, whether the last checkpoint shortened the step.
-      share: `()` share of the pixels that an update changes (L1).
-      support: `()` pixels that the best point changed at the last checkpoint (L1).
-    """
-
-    previous: jax.Array
-    step_size: jax.Array
-    best: jax.Array
-    best_gradient: jax.Array
-    best_loss: jax.Array
-    last_loss: jax.Array
-    rises: jax.Array
-    since: jax.Array
-    window: jax.Array
-    checked_loss: jax.Array
-    shortened: jax.Array
-    share: jax.Array
-    support: jax.Array
 
 
 class ApgdState(NamedTuple):
-    """All of the attack's progress on one image; see types.AttackProgress."""
+    """All of the attack's progress on one image.
 
-    key: Key
-    original: jax.Array
-    label: jax.Array
+    Attributes:
+      example: what is attacked.
+      target: `()` the class aimed at.
+      x: `(H, W, C)` what the next step evaluates.
+      count: `()` int32, runs finished.
+      iteration: `()` int32; -1: the clean image; 0: the start; i: after update i.
+      run: the run under way.
+      highest_loss: `()` of all runs.
+      progress: what every attack keeps.
+    """
+
+    example: Example
     target: jax.Array
-    x: jax.Array  # what the next step evaluates
-    count: jax.Array  # runs finished
-    iteration: jax.Array  # -1: the clean image; 0: the start; i: after update i
+    x: Image
+    count: jax.Array
+    iteration: jax.Array
     run: Run
-    highest_loss: jax.Array  # of all runs
-    adversarial: jax.Array
-    step: jax.Array
-    done: jax.Array
-    broken_at: jax.Array
-    bad_gradients: jax.Array
-    zero_gradients: jax.Array
+    highest_loss: jax.Array
+    progress: Progress
 
 
-@partial(
-    register_pytree,
-    data_fields=["objective", "eps", "num_steps", "num_restarts", "rho"],
-    meta_fields=["norm", "num_targets", "selection"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree
 class Apgd:
-    """APGD with restarts or targets. Build it with `create`.
+    """APGD with restarts or targets.
 
     A run evaluates the clean image, a random start, and `num_steps` updates of it. After
     a run that misclassified, the attack ends; else it goes on with the next start or
@@ -120,300 +82,196 @@ class Apgd:
     alone.
 
     Attributes:
-      objective: what is climbed.
-      eps: radius of the ball, in units of the image's range [0, 1] (in L1: their sum).
       num_steps: updates of a run (100 in the paper).
+      eot_samples: draws averaged for every gradient.
+      loss: "cross_entropy", "dlr", "margin" or another of `losses.LOSSES`, or a function;
+        "targeted_dlr" makes it APGD-T.
       num_restarts: runs, of each target.
+      num_targets: wrong classes that a targeted loss aims at, the likeliest first.
       rho: share of the updates that must raise the loss for the step to stay (0.75).
-      norm: "linf", "l2" or "l1".
-      num_targets: wrong classes to aim at, the likeliest first; 1 for untargeted losses.
       selection: whose draws tell loss and misclassification: "reference", the last of the
         gradient's, as in auto-attack; "consistent", the mean over the policy's selection
         keys. Where all draws are the same, so are both.
+      auxiliary_loss: see `Objective`.
     """
 
-    objective: Objective
-    eps: Any
-    num_steps: Any
-    num_restarts: Any
-    rho: Any
-    norm: str = "linf"
-    num_targets: int = 1
-    selection: str = "reference"
+    num_steps: int = 100
+    eot_samples: int = static(1)
+    loss: str = static("cross_entropy")
+    num_restarts: int = 1
+    num_targets: int = static(9)
+    rho: float = 0.75
+    selection: Literal["reference", "consistent"] = static("reference")
+    auxiliary_loss: Any = None
 
-    @classmethod
-    def create(
-        cls,
-        defense: Any,
-        policy: Policy,
-        *,
-        eps: float,
-        num_steps: int = 100,
-        norm: str = "linf",
-        loss: str = "cross_entropy",
-        eot_samples: int = 1,
-        num_restarts: int = 1,
-        num_targets: int = 9,
-        rho: float = 0.75,
-        selection: str = "reference",
-    ) -> "Apgd":
-        """APGD on a defense that is already under a gradient rule.
-
-        `loss` is "cross_entropy", "dlr", "margin" or, for APGD-T, "targeted_dlr"; only
-        that one looks at `num_targets`.
-        """
-        check_ball(norm, eps, num_steps=num_steps)
-        check_at_least(1, num_restarts=num_restarts, num_targets=num_targets)
-        for what, value, known in (
-            ("loss", loss, (*LOSSES, TARGETED)),
-            ("selection", selection, SELECTIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"{what}={value!r}, expected one of {', '.join(known)}")
-        if not 0 <= rho <= 1:
-            raise ValueError(f"{rho=}, expected 0 to 1: a share of the updates")
-        targeted = loss == TARGETED
-        objective = Objective(defense, policy, loss, "loss", eot_samples, targeted)
-        targets = num_targets if targeted else 1
-        return cls(objective, eps, num_steps, num_restarts, rho, norm, targets, selection)
+    def __post_init__(self):
+        check_range(1, num_steps=self.num_steps, num_restarts=self.num_restarts)
+        check_range(1, num_targets=self.num_targets)
+        check_range(0, 1, rho=self.rho)
+        check_in("selection", self.selection, ("reference", "consistent"))
+        loss_named(self.loss)
 
     @property
-    def policy(self) -> Policy:
-        return self.objective.policy
+    def targets(self) -> int:
+        return self.num_targets if is_targeted(self.loss) else 1
 
-    @property
-    def purifications_per_step(self) -> int:
-        if self.selection == "reference":
-            return self.objective.draws(self.policy.gradient)
-        return self.objective.purifications_per_look
+    def objective(self, defense: Any, policy: Policy) -> Objective:
+        return Objective(
+            defense,
+            policy,
+            self.loss,
+            eot_samples=self.eot_samples,
+            auxiliary_loss=self.auxiliary_loss,
+        )
 
-    @property
-    def gradients_per_step(self) -> int:
-        return self.objective.draws(self.policy.gradient)
+    def budget(self, objective: Objective) -> Budget:
+        consistent = self.selection == "consistent"
+        return Budget(
+            self.num_restarts * self.targets * (self.num_steps + 2),
+            objective.gradient_draws,
+            objective.extra_draws if consistent else 0,
+            objective.selection_draws if consistent else objective.gradient_draws,
+        )
 
-    @property
-    def max_steps(self) -> int:
-        """Evaluations that an image can take."""
-        return int(self.num_restarts) * self.num_targets * (int(self.num_steps) + 2)
-
-    def init(self, key: Key, x: Image, label: Label) -> ApgdState:
-        logits = jax.eval_shape(self.objective.defense, key, x)
-        jax.eval_shape(self.objective.loss_of(label, label), logits)
-        if self.objective.targeted:
-            check_targets(self.num_targets, logits.size)
+    def init(
+        self, objective: Objective, ball: NormBall, key: Key, x: Image, label: Label
+    ) -> ApgdState:
+        check_ball("apgd", ball, NORMS)
+        logits = jax.eval_shape(objective.defense, key, x)
+        jax.eval_shape(loss_of(self.loss, label, label), logits)  # classes enough for it
+        check_targets(self.targets, logits.size)
         zero = jnp.zeros((), jnp.int32)
         return ApgdState(
-            key=key,
-            original=x,
-            label=label,
+            example=Example(key, x, label),
             target=(label == 0).astype(label.dtype),  # any wrong class
             x=x,
             count=zero,
             iteration=zero - 1,
-            run=self._new_run(x),
+            run=new_run(x, ball.eps, self.num_steps, sparse=ball.name == "l1"),
             highest_loss=jnp.full((), -jnp.inf, x.dtype),
-            **started(x),
+            progress=init_progress(x),
         )
 
-    def step(self, state: ApgdState) -> ApgdState:
-        gradient, logits = self._look(state)
-        gradient, bad, zero = clean_gradient(gradient)
+    def step(self, objective: Objective, ball: NormBall, state: ApgdState) -> ApgdState:
+        seen = self._look(objective, state)
         after = choose(
             state.iteration < 0,
-            self._begin(state, logits),
-            self._advance(state, gradient, logits),
+            self._begin(ball, state, seen),
+            self._advance(objective, ball, state, seen),
         )
-        after = after._replace(
-            step=state.step + 1,
-            bad_gradients=state.bad_gradients + bad,
-            zero_gradients=state.zero_gradients + zero,
+        progress = after.progress.count(seen)._replace(
+            evaluations=state.progress.evaluations + 1
         )
-        return choose(state.done, state, after)
+        return after._replace(progress=progress)
 
-    def _look(self, state: ApgdState) -> Look:
-        where = (state.x, state.label, state.target)
+    def _look(self, objective: Objective, state: ApgdState) -> Evaluation:
+        key, step = state.example.key, state.progress.evaluations
+        where = (state.x, state.example.label, state.target)
         if self.selection == "consistent":
-            return self.objective.look(state.key, state.step, *where)
-        keys = self.objective.gradient_keys(state.key, state.step)
-        return Look(*self.objective.gradient(keys, *where))
+            return objective.look(key, step, *where)
+        return objective.gradient(objective.gradient_keys(key, step), *where)
 
-    def _begin(self, state: ApgdState, logits: jax.Array) -> ApgdState:
+    def _begin(self, ball: NormBall, state: ApgdState, seen: Evaluation) -> ApgdState:
         """After a look at the clean image: leave it alone, or take the next start."""
-        fallen = judge_draws(logits, state.label).fooled == 1
-        alone = (state.count == 0) & fallen
-        key = jax.random.fold_in(stream(state.key, "attack/start"), state.count)
-        target = rival(logits, state.label, state.count // self.num_restarts)
+        example, progress = state.example, state.progress
+        alone = (state.count == 0) & (judge_draws(seen.logits, example.label).fooled == 1)
+        key = jax.random.fold_in(stream(example.key, "attack/start"), state.count)
+        rank = state.count // self.num_restarts
+        target = target_class(seen.logits, example.label, rank)
         return state._replace(
             target=target.astype(state.target.dtype),
-            x=random_start(self.norm, key, state.original, self.eps),
+            x=random_start(ball, key, example.image),
             iteration=jnp.zeros_like(state.iteration),
-            run=self._new_run(state.original),
-            done=state.done | alone,
-            broken_at=jnp.where(alone, state.step, state.broken_at),
+            run=new_run(example.image, ball.eps, self.num_steps, sparse=ball.name == "l1"),
+            progress=progress._replace(
+                done=progress.done | alone,
+                broken_at=jnp.where(alone, progress.evaluations, progress.broken_at),
+            ),
         )
 
-    def _advance(self, state: ApgdState, gradient, logits) -> ApgdState:
+    def _advance(
+        self, objective: Objective, ball: NormBall, state: ApgdState, seen: Evaluation
+    ) -> ApgdState:
         """After the evaluation of an iterate: to the next, or to the next run."""
-        if self.selection == "reference":
-            logits = logits[-1:]
-        loss = self.objective.mean_loss(logits, state.label, state.target)
+        example = state.example
+        logits = seen.logits[-1:] if self.selection == "reference" else seen.logits
+        loss = objective.mean_loss(logits, example.label, state.target)
         loss = loss.astype(state.highest_loss.dtype)
-        wrong = judge_draws(logits, state.label).broken
-        state = self._record(state, loss, wrong)
-        run = observe(state.run, state.iteration, state.x, gradient, loss)
-        run, x, gradient = self._check(run, state.x, state.original, gradient)
-        moved = self._move(state, run, x, gradient)
-
-        ended = state.iteration >= self.num_steps
-        broken = state.broken_at >= 0
-        last = state.count + 1 >= self.num_restarts * self.num_targets
-        done = ended & (broken | last)
-        if self.policy.replays_all:
-            done |= wrong
-        next_run = moved._replace(
-            x=state.original,
-            count=state.count + 1,
-            iteration=jnp.full_like(state.iteration, -1),
-        )
-        return choose(ended, next_run, moved)._replace(done=done)
-
-    def _record(self, state: ApgdState, loss, wrong) -> ApgdState:
-        """The last misclassified iterate; until there is one, that of highest loss."""
-        broken = state.broken_at >= 0
+        wrong = judge_draws(logits, example.label).broken
+        progress = state.progress.watch(judge_draws(seen.logits, example.label))
         higher = loss > state.highest_loss
-        kept = wrong | (~broken & higher)
-        return state._replace(
-            adversarial=jnp.where(kept, state.x, state.adversarial),
-            highest_loss=jnp.where(higher, loss, state.highest_loss),
-            broken_at=jnp.where(wrong & ~broken, state.step, state.broken_at),
+        kept = wrong | (~progress.broken & higher)
+        progress = progress._replace(
+            adversarial=jnp.where(kept, state.x, progress.adversarial),
+            broken_at=progress.first_broken(wrong),
         )
 
-    def _new_run(self, x: Image) -> Run:
-        zero = jnp.zeros((), jnp.int32)
-        longest = (1.0 if self.norm == "l1" else 2.0) * self.eps
-        low = jnp.full((), -jnp.inf, x.dtype)
-        return Run(
-            previous=x,
-            step_size=jnp.asarray(longest, x.dtype),
-            best=x,
-            best_gradient=jnp.zeros_like(x),
-            best_loss=low,
-            last_loss=low,
-            rises=zero,
-            since=zero,
-            window=percent(4 if self.norm == "l1" else 22, self.num_steps),
-            checked_loss=low,
-            shortened=jnp.ones((), bool),
-            share=jnp.full((), L1_SHARE, x.dtype),
-            support=jnp.full((), x.size, x.dtype),
-        )
-
-    def _check(self, run: Run, x, original, gradient) -> tuple[Run, jax.Array, jax.Array]:
-        """At a checkpoint: a new step size, and back to the best point where it says."""
-        if self.norm == "l1":
-            checked, back = check_support(run, original, self.eps)
+        run = observe(state.run, state.iteration, state.x, seen.gradient, loss)
+        if ball.name == "l1":
+            checked, back = check_support(run, example.image, ball.eps)
         else:
-            shrink, least = percent(3, self.num_steps), percent(6, self.num_steps)
-            checked, back = check_progress(run, self.rho, shrink, least)
+            checked, back = check_progress(run, self.rho, self.num_steps)
         due = run.since == run.window
         back = due & back
-        return (
-            choose(due, checked, run),
-            jnp.where(back, run.best, x),
-            jnp.where(back, run.best_gradient, gradient),
-        )
+        run = choose(due, checked, run)
+        x = jnp.where(back, run.best, state.x)
+        gradient = jnp.where(back, run.best_gradient, seen.gradient)
+        moved = self._move(objective, ball, state, run, x, gradient)
 
-    def _move(self, state: ApgdState, run: Run, x, gradient) -> ApgdState:
-        """The next iterate, from `x` and the gradient there."""
-        original, eps = state.original, self.eps
-        if self.norm == "l1":
-            moved = sparse_ascend(x, original, gradient, run.step_size, run.share, eps)
-        else:
-            project = l2_project if self.norm == "l2" else NORMS["linf"].project
-            moved = project(x + run.step_size * self._ascent(gradient), original, eps)
-            momentum = jnp.where(state.iteration > 0, MOMENTUM, 0).astype(x.dtype)
-            blend = x + (moved - x) * (1 - momentum) + (x - run.previous) * momentum
-            moved = project(blend, original, eps)
+        ended = state.iteration >= self.num_steps
+        last = state.count + 1 >= self.num_restarts * self.targets
+        done = ended & (progress.broken | last)
+        if objective.policy.replays_all:
+            done |= wrong
         return state._replace(
-            x=moved, run=run._replace(previous=x), iteration=state.iteration + 1
+            x=jnp.where(ended, example.image, moved),
+            count=state.count + ended,
+            iteration=jnp.where(ended, -1, state.iteration + 1),
+            run=run._replace(previous=x),
+            highest_loss=jnp.where(higher, loss, state.highest_loss),
+            progress=progress._replace(done=done),
         )
 
-    def _ascent(self, gradient: jax.Array) -> jax.Array:
-        """The direction of a step in Linf and L2."""
-        if self.norm == "linf":
-            return jnp.sign(gradient)
-        # The ratio of dlr is flat but for its own 1e-12 where the true class is third:
-        # nothing to go far for. Other losses have tiny gradients that are sound.
-        return l2_unit(gradient, jnp.inf if "dlr" in self.objective.loss else 1e-6)
+    def _move(
+        self,
+        objective: Objective,
+        ball: NormBall,
+        state: ApgdState,
+        run: Run,
+        x: Image,
+        gradient: jax.Array,
+    ) -> Image:
+        """The next iterate, from `x` and the gradient there."""
+        original = state.example.image
+        if ball.name == "l1":
+            return sparse_ascend(ball, x, original, gradient, run.step_size, run.share)
+        if ball.name == "linf":
+            direction = jnp.sign(gradient)
+        else:
+            # The ratio of dlr is flat but for its own 1e-12 where the true class is third:
+            # nothing to go far for. Other losses have tiny gradients that are sound.
+            direction = l2_unit(gradient, jnp.inf if is_ratio(objective.loss) else 1e-6)
+        moved = project(ball, x + run.step_size * direction, original)
+        momentum = jnp.where(state.iteration > 0, MOMENTUM, 0).astype(x.dtype)
+        blend = x + (moved - x) * (1 - momentum) + (x - run.previous) * momentum
+        return project(ball, blend, original)
 
 
-def random_start(norm: str, key: Key, x: Image, eps: Any) -> Image:
+def random_start(ball: NormBall, key: Key, x: Image) -> Image:
     """A point on the ball's edge; in L1, the nearest one to Gaussian noise."""
-    if norm == "l1":
-        noise = jax.random.normal(key, x.shape, x.dtype)
-        return NORMS[norm].project(x + noise, x, eps)
-    return jnp.clip(x + eps * random_direction(norm, key, x), 0, 1)
+    if ball.name == "l1":
+        return ball.project(x + jax.random.normal(key, x.shape, x.dtype), x)
+    return jnp.clip(x + ball.eps * ball.random_direction(key, x), 0, 1)
 
 
-def percent(share: int, num_steps: Any) -> jax.Array:
-    """`share` hundredths of the updates, rounded down, at least 1: `()` int32."""
-    return jnp.asarray(jnp.maximum(share * num_steps // 100, 1), jnp.int32)
-
-
-def observe(run: Run, iteration, x: Image, gradient, loss) -> Run:
-    """The run after an evaluation at `x`; `iteration` 0 is the start."""
-    start = iteration == 0
-    better = start | (loss > run.best_loss)
-    rises = ~start & (loss > run.last_loss)
-    return run._replace(
-        previous=jnp.where(start, x, run.previous),
-        best=jnp.where(better, x, run.best),
-        best_gradient=jnp.where(better, gradient, run.best_gradient),
-        best_loss=jnp.where(better, loss, run.best_loss),
-        # The reference's array of losses has no row for the start: in its place the first
-        # update meets the last row, which is still 0.
-        last_loss=jnp.where(start, 0, loss),
-        rises=run.rises + rises,
-        since=run.since + ~start,
-        checked_loss=jnp.where(start, loss, run.checked_loss),
-    )
-
-
-def check_progress(run: Run, rho, shrink, least) -> tuple[Run, jax.Array]:
-    """A checkpoint in Linf and L2: `(run, whether to go back to the best point)`.
-
-    The step is halved where the loss rose too seldom (condition 1), or where neither the
-    step nor the best loss has changed since the last checkpoint (condition 2).
-    """
-    seldom = run.rises <= rho * run.window
-    stuck = ~run.shortened & (run.checked_loss >= run.best_loss)
-    halve = seldom | stuck
-    checked = run._replace(
-        step_size=jnp.where(halve, run.step_size / 2, run.step_size),
-        rises=jnp.zeros_like(run.rises),
-        since=jnp.zeros_like(run.since),
-        window=jnp.maximum(run.window - shrink, least),
-        checked_loss=run.best_loss,
-        shortened=halve,
-    )
-    return checked, halve
-
-
-def check_support(run: Run, original: Image, eps) -> tuple[Run, jax.Array]:
-    """A checkpoint in L1: `(run, whether to go back to the best point)`.
-
-    While the best point changes fewer and fewer pixels, the step stays long.
-    """
-    support = jnp.sum(run.best != original).astype(run.support.dtype)
-    sparser = support < L1_FALL * run.support
-    shorter = jnp.maximum(run.step_size / L1_SHORTER, L1_SHORTEST * eps)
-    checked = run._replace(
-        step_size=jnp.where(sparser, eps, shorter).astype(run.step_size.dtype),
-        since=jnp.zeros_like(run.since),
-        share=support / (L1_THINNER * original.size),
-        support=support,
-    )
-    return checked, sparser
+def project(ball: NormBall, x: Image, centre: Image) -> Image:
+    """Into the ball and the box; in L2, a trillionth further in than need be, as in the
+    reference: see `l2_unit`."""
+    if ball.name != "l2":
+        return ball.project(x, centre)
+    delta = x - centre
+    length = jnp.minimum(jnp.linalg.norm(delta.ravel()), ball.eps)
+    return jnp.clip(centre + length * l2_unit(delta), 0, 1)
 
 
 def l2_unit(vector: jax.Array, most: float = 1e-6) -> jax.Array:
@@ -430,18 +288,22 @@ def l2_unit(vector: jax.Array, most: float = 1e-6) -> jax.Array:
     return scaled / (length + jnp.minimum(1e-12 / scale, most * length))
 
 
-def l2_project(x: Image, centre: Image, eps) -> Image:
-    """Into the ball and the box, a trillionth further in than need be: see `l2_unit`."""
-    delta = x - centre
-    length = jnp.minimum(jnp.linalg.norm(delta.ravel()), eps)
-    return jnp.clip(centre + length * l2_unit(delta), 0, 1)
-
-
-def sparse_ascend(x: Image, original: Image, gradient, step_size, share, eps) -> Image:
+def sparse_ascend(
+    ball: NormBall, x: Image, original: Image, gradient: jax.Array, step_size, share
+) -> Image:
     """A step along the signs of the largest gradients, a `share` of them, in L1."""
     size = jnp.abs(gradient).ravel()
     place = jnp.clip((1 - share) * x.size, 0, x.size - 1).astype(jnp.int32)
     threshold = jnp.sort(size)[place]
     signs = jnp.where(jnp.abs(gradient) >= threshold, jnp.sign(gradient), 0)
     direction = signs / jnp.maximum(jnp.sum(jnp.abs(signs)), 1)
-    return NORMS["l1"].project(x + step_size * direction, original, eps)
+    return ball.project(x + step_size * direction, original)
+
+
+def check_targets(num_targets: int, classes: int) -> None:
+    """Raises UserError where a defense has too few classes for so many targets."""
+    if num_targets > classes - 1:
+        raise UserError(
+            f"{num_targets=} is more than the wrong classes of a defense with {classes} "
+            f"classes; use at most {classes - 1}"
+        )

@@ -4,148 +4,127 @@ The attack evaluates while it optimises: at each of `num_steps + 1` evaluations,
 whose mean logits over `eot_samples` draws are wrong is tried on `verify_samples` fresh
 draws, and is broken for good when their mean logits are wrong too. DiffPure's port of
 it, in [0, 1] and without a random start, is what this file agrees with; give it a BPDA
-defense.
+defense. One departure: in L2 the port divides by the distance plus 1e-10, and this
+projects exactly.
 
 Verification takes its draws `eot_samples` at a time, one call of `step` each, so every
 step costs the same and verified images do not hold up their neighbours.
 """
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpure.attacks.objective import Objective
-from jaxpure.attacks.pgd import ascend, check_ball, clean_gradient
-from jaxpure.attacks.verdict import started
-from jaxpure.randomness import Policy, attack_keys, choose
-from jaxpure.types import Image, Key, Label, register_pytree
+from jaxpure.attacks.balls import NormBall, ascend, check_ball
+from jaxpure.attacks.pgd import NORMS, Pgd
+from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
+from jaxpure.attacks.verdict import judge_draws
+from jaxpure.errors import check_range
+from jaxpure.keys import Key
+from jaxpure.objective import Evaluation, Objective
+from jaxpure.policy import Policy, attack_keys
+from jaxpure.pytrees import choose, pytree, static
+from jaxpure.types import Image, Label
 
 
 class HillState(NamedTuple):
-    """All of the attack's progress on one image; see types.AttackProgress."""
-
-    key: Key
-    original: jax.Array
-    label: jax.Array
-    x: jax.Array
-    gradient: jax.Array  # at x, waiting for the verification to end
-    verified: jax.Array  # draws of the verification so far; -1 while there is none
-    logits: jax.Array  # their sum
-    adversarial: jax.Array
-    step: jax.Array  # evaluations, verifications not counted
-    done: jax.Array
-    broken_at: jax.Array
-    bad_gradients: jax.Array
-    zero_gradients: jax.Array
-
-
-@partial(
-    register_pytree,
-    data_fields=["objective", "eps", "step_size", "num_steps"],
-    meta_fields=["norm", "verify_samples"],
-)
-@dataclass(frozen=True, eq=False)
-class BpdaEotHill:
-    """Evaluate-while-optimising BPDA+EOT. Build it with `create`.
+    """All of the attack's progress on one image.
 
     Attributes:
-      objective: cross-entropy of the mean logits.
-      eps: radius of the ball, in units of the image's range [0, 1].
+      example: what is attacked.
+      x: `(H, W, C)` the iterate.
+      gradient: `(H, W, C)` at `x`, waiting for the verification to end.
+      verified: `()` int32, draws of the verification so far; -1 while there is none.
+      logits: `(classes,)` their sum.
+      progress: what every attack keeps; verifications are no evaluations.
+    """
+
+    example: Example
+    x: Image
+    gradient: jax.Array
+    verified: jax.Array
+    logits: jax.Array
+    progress: Progress
+
+
+@pytree
+class BpdaEotHill:
+    """Evaluate-while-optimising BPDA+EOT on the cross-entropy of mean logits.
+
+    Attributes:
       step_size: length of a step (2/255 in the paper).
       num_steps: updates (50 in the paper).
-      norm: "linf", "l2" or "l1".
+      eot_samples: draws of an evaluation (15 in the paper).
       verify_samples: defense draws of a verification (150 in the paper), taken under the
         policy's selection keys; 0 trusts the attack's own draws.
     """
 
-    objective: Objective
-    eps: Any
-    step_size: Any
-    num_steps: Any
-    norm: str = "linf"
-    verify_samples: int = 150
+    step_size: float = 2 / 255
+    num_steps: int = 50
+    eot_samples: int = static(15)
+    verify_samples: int = static(150)
 
-    @classmethod
-    def create(
-        cls,
-        defense: Any,
-        policy: Policy,
-        *,
-        eps: float,
-        step_size: float,
-        num_steps: int = 50,
-        norm: str = "linf",
-        eot_samples: int = 15,
-        verify_samples: int = 150,
-    ) -> "BpdaEotHill":
-        """The attack on a defense that is already under BPDA."""
-        check_ball(norm, eps, step_size, num_steps)
-        objective = Objective(defense, policy, "cross_entropy", "logits", eot_samples)
-        return cls(objective, eps, step_size, num_steps, norm, verify_samples)
+    def __post_init__(self):
+        check_range(0, above=True, step_size=self.step_size)
+        check_range(1, num_steps=self.num_steps)
+        check_range(0, verify_samples=self.verify_samples)
 
-    @property
-    def policy(self) -> Policy:
-        return self.objective.policy
+    def objective(self, defense: Any, policy: Policy) -> Objective:
+        return Objective(defense, policy, "cross_entropy", "logits", self.eot_samples)
 
-    @property
-    def purifications_per_step(self) -> int:
-        return self.objective.eot_samples
+    def budget(self, objective: Objective) -> Budget:
+        chunks = -(-self.verify_samples // self.eot_samples)
+        calls = (self.num_steps + 1) * (1 + chunks)
+        return Budget(calls, self.eot_samples, 0, self.eot_samples)
 
-    @property
-    def max_steps(self) -> int:
-        """Calls of `step` that an image can take, every evaluation verified."""
-        chunks = -(-self.verify_samples // self.objective.eot_samples)
-        return (int(self.num_steps) + 1) * (1 + chunks)
+    def undefended(self) -> Pgd:
+        return Pgd(step_size=self.step_size, num_steps=self.num_steps)
 
-    def init(self, key: Key, x: Image, label: Label) -> HillState:
-        zero = jnp.zeros((), jnp.int32)
-        classes = jax.eval_shape(self.objective.defense, key, x).shape
+    def init(
+        self, objective: Objective, ball: NormBall, key: Key, x: Image, label: Label
+    ) -> HillState:
+        check_ball("bpda_eot_hill", ball, NORMS)
+        classes = jax.eval_shape(objective.defense, key, x).shape
         return HillState(
-            key=key,
-            original=x,
-            label=label,
+            example=Example(key, x, label),
             x=x,
             gradient=jnp.zeros_like(x),
-            verified=zero - 1,
+            verified=jnp.full((), -1, jnp.int32),
             logits=jnp.zeros(classes, x.dtype),
-            **started(x),
+            progress=init_progress(x),
         )
 
-    def step(self, state: HillState) -> HillState:
-        draws = self.objective.eot_samples
+    def step(self, objective: Objective, ball: NormBall, state: HillState) -> HillState:
+        key, draws = state.example.key, self.eot_samples
+        step, policy = state.progress.evaluations, objective.policy
         verifying = state.verified >= 0
         first = jnp.maximum(state.verified, 0)
-        attack = attack_keys(self.policy, "gradient", state.key, state.step, draws)
-        verify = attack_keys(self.policy, "selection", state.key, state.step, draws, first)
+        attack = attack_keys(policy, "gradient", key, step, draws)
+        verify = attack_keys(policy, "selection", key, step, draws, first)
         keys = choose(verifying, verify, attack)
-        gradient, logits = self.objective.gradient(keys, state.x, state.label)
-        moved = choose(
+        seen = objective.gradient(keys, state.x, state.example.label)
+        return choose(
             verifying,
-            self._verified(state, logits),
-            self._attacked(state, gradient, logits),
+            self._verified(ball, state, seen.logits),
+            self._attacked(ball, state, seen),
         )
-        return choose(state.done, state, moved)
 
-    def _attacked(self, state: HillState, gradient, logits) -> HillState:
+    def _attacked(self, ball: NormBall, state: HillState, seen: Evaluation) -> HillState:
         """After an evaluation: verify what looks broken, move what does not."""
-        gradient, bad, zero = clean_gradient(gradient)
+        verdict = judge_draws(seen.logits, state.example.label, "mean_logits")
         state = state._replace(
-            gradient=gradient,
-            bad_gradients=state.bad_gradients + bad,
-            zero_gradients=state.zero_gradients + zero,
+            gradient=seen.gradient, progress=state.progress.watch(verdict).count(seen)
         )
-        looks_broken = self._is_wrong(jnp.sum(logits, 0), state.label)
+        looks_broken = _is_wrong(jnp.sum(seen.logits, 0), state.example.label)
         if self.verify_samples == 0:
-            return self._settle(state, looks_broken)
+            return self._settle(ball, state, looks_broken)
         begun = state._replace(
             verified=jnp.zeros_like(state.verified), logits=jnp.zeros_like(state.logits)
         )
-        return choose(looks_broken, begun, self._move(state))
+        return choose(looks_broken, begun, self._move(ball, state))
 
-    def _verified(self, state: HillState, logits) -> HillState:
+    def _verified(self, ball: NormBall, state: HillState, logits: jax.Array) -> HillState:
         """After some more draws of a verification; at its end, break or move."""
         drawn = state.verified + jnp.arange(len(logits))
         counted = (drawn < self.verify_samples)[:, None]
@@ -153,32 +132,36 @@ class BpdaEotHill:
         verified = state.verified + len(logits)
         going = state._replace(logits=total, verified=verified)
         ended = self._settle(
+            ball,
             going._replace(verified=jnp.full_like(verified, -1)),
-            self._is_wrong(total, state.label),
+            _is_wrong(total, state.example.label),
         )
         return choose(verified >= self.verify_samples, ended, going)
 
-    def _settle(self, state: HillState, broken: jax.Array) -> HillState:
+    def _settle(self, ball: NormBall, state: HillState, broken: jax.Array) -> HillState:
         """Broken for good at this image, or on to the next."""
-        end = state._replace(
+        progress = state.progress._replace(
             adversarial=state.x,
-            broken_at=state.step,
-            step=state.step + 1,
-            done=jnp.ones_like(state.done),
+            broken_at=state.progress.evaluations,
+            evaluations=state.progress.evaluations + 1,
+            done=jnp.ones_like(state.progress.done),
         )
-        return choose(broken, end, self._move(state))
+        end = state._replace(progress=progress)
+        return choose(broken, end, self._move(ball, state))
 
-    def _move(self, state: HillState) -> HillState:
-        x = ascend(
-            self.norm, state.x, state.original, state.gradient, self.step_size, self.eps
-        )
-        last = state.step >= self.num_steps
+    def _move(self, ball: NormBall, state: HillState) -> HillState:
+        progress = state.progress
+        x = ascend(ball, state.x, state.example.image, state.gradient, self.step_size)
+        last = progress.evaluations >= self.num_steps
         return state._replace(
             x=jnp.where(last, state.x, x),
-            adversarial=jnp.where(last, state.x, state.adversarial),
-            step=state.step + 1,
-            done=state.done | last,
+            progress=progress._replace(
+                adversarial=jnp.where(last, state.x, progress.adversarial),
+                evaluations=progress.evaluations + 1,
+                done=progress.done | last,
+            ),
         )
 
-    def _is_wrong(self, logits: jax.Array, label: jax.Array) -> jax.Array:
-        return jnp.all(jnp.isfinite(logits)) & (jnp.argmax(logits) != label)
+
+def _is_wrong(logits: jax.Array, label: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(logits)) & (jnp.argmax(logits) != label)

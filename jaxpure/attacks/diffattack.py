@@ -13,90 +13,78 @@ APGD's choice of step and best iterate goes by the classification loss, as in th
 code. Their segment-wise backward pass is what `diffusion.reverse` does in any case.
 """
 
-import dataclasses
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxpure.attacks.apgd import Apgd
-from jaxpure.attacks.autoattack import Sequence
-from jaxpure.defense import PurifiedClassifier
-from jaxpure.randomness import PartKeys, Policy
-from jaxpure.types import Image, Key, Logits, register_pytree
+from jaxpure.errors import UserError, check_range
+from jaxpure.keys import AnyKey
+from jaxpure.pytrees import pytree, static
+from jaxpure.types import Image, Logits
 
 EVERY = 3  # levels from one that is compared to the next
 
 
-@partial(register_pytree, data_fields=["weight"], meta_fields=[])
-@dataclass(frozen=True, eq=False)
+@pytree
 class Deviation:
-    """`(defense, key, x) -> (logits, weighted deviation)`, an `Objective.addend`.
+    """`(defense, key, x) -> (logits, weighted deviation)`, an auxiliary loss.
 
     Attributes:
       weight: of the deviation beside the classification loss (lambda, 1 in the paper).
     """
 
-    weight: Any
+    weight: float
 
-    def __call__(
-        self, defense: PurifiedClassifier, key: Key | PartKeys, x: Image
-    ) -> tuple[Logits, jax.Array]:
+    def __call__(self, defense: Any, key: AnyKey, x: Image) -> tuple[Logits, jax.Array]:
+        if not hasattr(getattr(defense, "purifier", None), "trajectory"):
+            raise UserError(
+                "diffattack compares the states of the forward and the reverse pass, which "
+                "diffpure and ddim have under the exact gradient; for another purifier or "
+                "rule use apgd"
+            )
         found = defense.purifier.trajectory(key, x)
         strayed = (found.noised - found.denoised)[::-1][::EVERY]  # the last one first
         deviation = jnp.mean(jnp.square(strayed))
         return defense.classifier(found.purified), self.weight * deviation
 
 
-def diffattack(
-    defense: PurifiedClassifier,
-    policy: Policy,
-    *,
-    eps: float,
-    norm: str = "linf",
-    num_steps: int = 100,
-    eot_samples: int = 20,
-    deviation_weight: float = 1.0,
-    selection: str = "reference",
-) -> Sequence:
+@pytree
+class DiffAttack:
     """DiffAttack on a defense under the exact gradient rule.
 
-    Args:
-      defense: a purified classifier whose purifier tells its `trajectory` (DiffPure does).
-      policy: which keys.
-      eps: radius of the ball.
-      norm: "linf", "l2" or "l1".
+    Attributes:
       num_steps: updates of each APGD (100 in the paper).
       eot_samples: draws averaged for every gradient (20 in the paper).
       deviation_weight: lambda, 1 in the paper.
       selection: see `Apgd`.
-
-    Raises:
-      ValueError: the purifier, under its gradient rule, has no trajectory.
     """
-    if not hasattr(getattr(defense, "purifier", None), "trajectory"):
-        raise ValueError(
-            "diffattack compares the states of the forward and the reverse pass, which "
-            "diffpure and ddim have under the exact gradient; for another purifier or "
-            "rule use apgd"
-        )
-    if not deviation_weight >= 0:
-        raise ValueError(f"{deviation_weight=}, expected at least 0")
 
-    def apgd(loss: str) -> Apgd:
-        attack = Apgd.create(
-            defense,
-            policy,
-            eps=eps,
-            norm=norm,
-            num_steps=num_steps,
+    num_steps: int = 100
+    eot_samples: int = static(20)
+    deviation_weight: float = 1.0
+    selection: Literal["reference", "consistent"] = static("reference")
+
+    def __post_init__(self):
+        check_range(0, deviation_weight=self.deviation_weight)
+        self.attacks()  # whose options are checked
+
+    def attacks(self) -> tuple[tuple[str, Apgd], ...]:
+        deviation = Deviation(self.deviation_weight)
+        return (
+            ("apgd-ce", self._apgd("cross_entropy", deviation)),
+            ("apgd-dlr", self._apgd("dlr", deviation)),
+        )
+
+    def undefended(self) -> Apgd:
+        return self._apgd("cross_entropy", None)
+
+    def _apgd(self, loss: str, deviation: Deviation | None) -> Apgd:
+        return Apgd(
+            num_steps=self.num_steps,
+            eot_samples=self.eot_samples,
             loss=loss,
-            eot_samples=eot_samples,
-            selection=selection,
+            selection=self.selection,
+            auxiliary_loss=deviation,
         )
-        deviated = dataclasses.replace(attack.objective, addend=Deviation(deviation_weight))
-        return dataclasses.replace(attack, objective=deviated)
-
-    return Sequence((("apgd-ce", apgd("cross_entropy")), ("apgd-dlr", apgd("dlr"))))

@@ -8,7 +8,7 @@ then goes back through one purification alone, the representative (gradient graf
 section 4.2), so that a step costs n forward passes and one with a gradient.
 
 Its draws also evaluate the iterate, before it is moved: the largest share of draws fooled
-at any iterate, and whether any was, are the paper's N-evaluation (`Resubmission`).
+at any iterate, and whether any was, are the paper's N-evaluation (`Progress.lost`).
 
 Choices, where the paper leaves one: the loss is the margin, which changes sign where the
 class does; the change that a gradient r stands for is the point of the ball furthest along
@@ -18,44 +18,42 @@ gain most by, losses counted through `elu`, and a step takes up a share
 renewed in every round of the EM, as in the paper's Algorithm 1.
 """
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpure.attacks.norms import NORMS
-from jaxpure.attacks.objective import Objective
-from jaxpure.attacks.pgd import ascend, check_at_least, check_ball, clean_gradient
-from jaxpure.attacks.verdict import (
-    Resubmission,
-    Verdict,
-    check_criterion,
-    judge_draws,
-    keep_best,
-    started_to_select,
-)
-from jaxpure.randomness import Policy, choose, stream
-from jaxpure.types import Image, Key, Label, register_pytree
+from jaxpure.attacks.balls import NormBall, ascend, check_ball
+from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
+from jaxpure.attacks.verdict import Criterion, check_criterion, judge_draws
+from jaxpure.errors import UserError, check_range
+from jaxpure.keys import Key, stream
+from jaxpure.losses import loss_of
+from jaxpure.objective import Evaluation, Objective, clean_gradient
+from jaxpure.policy import Policy
+from jaxpure.pytrees import pytree, static
+from jaxpure.types import Image, Label
+
+NORMS = ("linf", "l2", "l1")
 
 
 class HammerState(NamedTuple):
-    """All of the attack's progress on one image; see types.AttackProgress."""
+    """All of the attack's progress on one image.
 
-    key: Key
-    original: jax.Array
-    label: jax.Array
-    x: jax.Array  # the iterate that the next step evaluates
-    gradient: jax.Array  # of the last step
-    adversarial: jax.Array
-    verdict: Verdict  # of `adversarial`
-    resubmission: Resubmission  # of all iterates
-    step: jax.Array
-    done: jax.Array
-    broken_at: jax.Array
-    bad_gradients: jax.Array
-    zero_gradients: jax.Array
+    Attributes:
+      example: what is attacked.
+      x: `(H, W, C)` the iterate that the next step evaluates.
+      gradient: `(H, W, C)` that the last step followed.
+      progress: what every attack keeps.
+    """
+
+    example: Example
+    x: Image
+    gradient: jax.Array
+    progress: Progress
 
 
 class Draws(NamedTuple):
@@ -72,171 +70,116 @@ class Draws(NamedTuple):
     gradients: jax.Array
 
 
-@partial(
-    register_pytree,
-    data_fields=["objective", "eps", "step_size", "num_steps", "em_lambda", "em_alpha"],
-    meta_fields=["norm", "random_start", "criterion", "em_steps"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree
 class DiffHammer:
-    """DiffHammer with its N-evaluation. Build it with `create`.
+    """DiffHammer with its N-evaluation.
 
     An image is evaluated `num_steps + 1` times under the policy's gradient keys, and moved
     `num_steps` times. Where the attack sees exactly what will judge it (all replayed), it
     stops at the first misclassification.
 
     Attributes:
-      objective: the margin of the defense.
-      eps: radius of the ball, in units of the image's range [0, 1].
       step_size: length of a step.
       num_steps: updates (150 in the paper).
+      eot_samples: purifications of a step (10 in the paper).
+      random_start: begin at a random point of the ball instead of at the image.
+      criterion: which iterate is the best; see `verdict.CRITERIA`.
       em_lambda: sharpness of the weights (5 in the paper).
       em_alpha: power by which a new gradient's share falls (0.5 in the paper).
-      norm: "linf", "l2" or "l1".
-      random_start: begin at a random point of the ball instead of at the image.
-      criterion: which iterate is the best; see `verdict.judge_draws`.
       em_steps: rounds of the EM (5 in the paper).
     """
 
-    objective: Objective
-    eps: Any
-    step_size: Any
-    num_steps: Any
-    em_lambda: Any
-    em_alpha: Any
-    norm: str = "linf"
-    random_start: bool = True
-    criterion: str = "most"
-    em_steps: int = 5
+    step_size: float = 2 / 255
+    num_steps: int = 150
+    eot_samples: int = static(10)
+    random_start: bool = static(True)
+    criterion: Criterion = static("most")
+    em_lambda: float = 5.0
+    em_alpha: float = 0.5
+    em_steps: int = static(5)
 
-    @classmethod
-    def create(
-        cls,
-        defense: Any,
-        policy: Policy,
-        *,
-        eps: float,
-        step_size: float,
-        num_steps: int = 150,
-        norm: str = "linf",
-        eot_samples: int = 10,
-        random_start: bool = True,
-        criterion: str = "most",
-        em_lambda: float = 5.0,
-        em_alpha: float = 0.5,
-        em_steps: int = 5,
-    ) -> "DiffHammer":
-        """DiffHammer on a `PurifiedClassifier` that is already under a gradient rule."""
-        check_ball(norm, eps, step_size, num_steps)
-        check_at_least(1, em_steps=em_steps)
-        check_at_least(0, em_lambda=em_lambda, em_alpha=em_alpha)
-        check_criterion(criterion)
+    def __post_init__(self):
+        check_range(0, above=True, step_size=self.step_size)
+        check_range(1, num_steps=self.num_steps, em_steps=self.em_steps)
+        check_range(0, em_lambda=self.em_lambda, em_alpha=self.em_alpha)
+        check_criterion(self.criterion)
+
+    def objective(self, defense: Any, policy: Policy) -> Objective:
         if not (hasattr(defense, "purifier") and hasattr(defense, "classifier")):
-            raise ValueError(
+            raise UserError(
                 "diffhammer looks at purified images: it needs a defense with a purifier "
                 "and a classifier; for another use pgd"
             )
-        objective = Objective(defense, policy, "margin", "loss", eot_samples)
-        return cls(
-            objective,
-            eps,
-            step_size,
-            num_steps,
-            em_lambda,
-            em_alpha,
-            norm,
-            random_start,
-            criterion,
-            em_steps,
-        )
+        return Objective(defense, policy, "margin", eot_samples=self.eot_samples)
 
-    @property
-    def policy(self) -> Policy:
-        return self.objective.policy
+    def budget(self, objective: Objective) -> Budget:
+        """The draws of a step, and the representative once more with its gradient."""
+        draws = objective.gradient_draws
+        return Budget(self.num_steps + 1, 1, draws, draws)
 
-    @property
-    def draws(self) -> int:
-        """Draws that differ behind every verdict on an iterate."""
-        return self.objective.draws(self.policy.gradient)
+    def undefended(self) -> "DiffHammer":
+        return dataclasses.replace(self, criterion="most")
 
-    @property
-    def purifications_per_step(self) -> int:
-        """The draws, and the representative once more with its gradient."""
-        return self.draws + 1
-
-    @property
-    def gradients_per_step(self) -> int:
-        return 1
-
-    @property
-    def max_steps(self) -> int:
-        """Evaluations that an image can take."""
-        return int(self.num_steps) + 1
-
-    def init(self, key: Key, x: Image, label: Label) -> HammerState:
-        start = x
-        if self.random_start:
-            norm = NORMS[self.norm]
-            start = norm.random_point(stream(key, "attack/start"), x, self.eps)
+    def init(
+        self, objective: Objective, ball: NormBall, key: Key, x: Image, label: Label
+    ) -> HammerState:
+        del objective
+        check_ball("diffhammer", ball, NORMS)
+        start = ball.start(stream(key, "attack/start"), x) if self.random_start else x
         return HammerState(
-            key=key,
-            original=x,
-            label=label,
-            x=start,
-            gradient=jnp.zeros_like(x),
-            **started_to_select(x),
+            Example(key, x, label), start, jnp.zeros_like(x), init_progress(x)
         )
 
-    def step(self, state: HammerState) -> HammerState:
-        keys = self.objective.gradient_keys(state.key, state.step)
-        draws = self._draw(keys, state.x, state.label)
-        verdict = judge_draws(draws.logits, state.label, self.criterion)
-        selected = keep_best(state, state.x, verdict)
-        finished = state.step >= self.num_steps
-        if self.policy.replays_all:
-            finished |= verdict.broken
-        gradient = self._graft(keys, state.x, draws)
-        moved = self._move(selected._replace(done=finished), state.step, gradient)
-        return choose(state.done, state, moved)
+    def step(self, objective: Objective, ball: NormBall, state: HammerState) -> HammerState:
+        example, evaluations = state.example, state.progress.evaluations
+        keys = objective.gradient_keys(example.key, evaluations)
+        draws = draw(objective, keys, state.x, example.label)
+        verdict = judge_draws(draws.logits, example.label, self.criterion)
+        seen = self._graft(objective, ball, keys, state.x, draws)
+        progress = state.progress.select(state.x, verdict).count(seen)
+        done = evaluations >= self.num_steps
+        if objective.policy.replays_all:
+            done |= verdict.broken
 
-    def _draw(self, keys: Any, x: Image, label: Label) -> Draws:
-        """Purifies under each key; the gradient stops at the purified image."""
-        defense, loss = self.objective.defense, self.objective.loss_of(label)
+        share = (evaluations + 1.0) ** -self.em_alpha
+        gradient = share * seen.gradient + (1 - share) * state.gradient
+        gradient = gradient.astype(state.x.dtype)
+        x = ascend(ball, state.x, example.image, gradient, self.step_size)
+        return HammerState(example, x, gradient, progress._replace(done=done))
 
-        def of_purified(purified):
-            logits = defense.classifier(purified)
-            return loss(logits), logits
-
-        def one(key):
-            purified = jax.lax.stop_gradient(defense.purifier(key, x))
-            value, gradient = jax.value_and_grad(of_purified, has_aux=True)(purified)
-            return Draws(value[1], value[0], gradient)
-
-        return jax.lax.map(one, keys)
-
-    def _graft(self, keys: Any, x: Image, draws: Draws) -> jax.Array:
+    def _graft(
+        self, objective: Objective, ball: NormBall, keys: Any, x: Image, draws: Draws
+    ) -> Evaluation:
         """The weighted gradient, back through the representative purification."""
-        direction = partial(_direction, self.norm, self.eps)
+
+        def direction(gradient: jax.Array) -> jax.Array:
+            return ball.eps * ball.direction(gradient)
+
         chosen = representative(draws, direction)
         aggregated = weigh(draws, direction, chosen, self.em_lambda, self.em_steps)
         key = jax.tree.map(lambda k: k[chosen], keys)
-        _, pullback = jax.vjp(lambda x: self.objective.defense.purifier(key, x), x)
-        return pullback(aggregated)[0]
-
-    def _move(self, state: HammerState, step: jax.Array, gradient) -> HammerState:
-        gradient, bad, zero = clean_gradient(gradient)
-        share = (step + 1.0) ** -self.em_alpha
-        gradient = (share * gradient + (1 - share) * state.gradient).astype(state.x.dtype)
-        x = ascend(self.norm, state.x, state.original, gradient, self.step_size, self.eps)
-        return state._replace(
-            x=x,
-            gradient=gradient,
-            bad_gradients=state.bad_gradients + bad,
-            zero_gradients=state.zero_gradients + zero,
-        )
+        _, pullback = jax.vjp(partial(objective.defense.purifier, key), x)
+        cleaned = clean_gradient(pullback(aggregated)[0], draws.logits)
+        return Evaluation(*cleaned, finite=jnp.all(jnp.isfinite(x)))
 
 
-def representative(draws: Draws, direction: Any) -> jax.Array:
+def draw(objective: Objective, keys: Any, x: Image, label: Label) -> Draws:
+    """Purifies under each key; the gradient stops at the purified image."""
+    defense, loss = objective.defense, loss_of(objective.loss, label)
+
+    def of_purified(purified):
+        logits = defense.classifier(purified)
+        return loss(logits), logits
+
+    def one(key):
+        purified = jax.lax.stop_gradient(defense.purifier(key, x))
+        value, gradient = jax.value_and_grad(of_purified, has_aux=True)(purified)
+        return Draws(value[1], value[0], gradient)
+
+    return jax.lax.map(one, keys)
+
+
+def representative(draws: Draws, direction: Callable) -> jax.Array:
     """`()` the draw along whose own gradient all draws together would gain most."""
     changes = jax.vmap(direction)(draws.gradients)
     gains = jnp.einsum("rhwc,ihwc->ri", changes, draws.gradients)
@@ -244,7 +187,7 @@ def representative(draws: Draws, direction: Any) -> jax.Array:
 
 
 def weigh(
-    draws: Draws, direction: Any, chosen: jax.Array, em_lambda: Any, em_steps: int
+    draws: Draws, direction: Callable, chosen: jax.Array, em_lambda: Any, em_steps: int
 ) -> jax.Array:
     """The mean of the draws' gradients `(H, W, C)`, weighed by EM from a chosen one on.
 
@@ -259,8 +202,3 @@ def weigh(
         return jnp.einsum("i,ihwc->hwc", weights, draws.gradients).astype(mean.dtype)
 
     return jax.lax.fori_loop(0, em_steps, round, draws.gradients[chosen])
-
-
-def _direction(norm: str, eps: Any, gradient: jax.Array) -> jax.Array:
-    """The change of length `eps` that gains most along a gradient."""
-    return eps * NORMS[norm].ascent(gradient)

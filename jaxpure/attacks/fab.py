@@ -10,59 +10,54 @@ of the paper without the final search along the segment to the image, for target
 order of the clean image's logits.
 """
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpure.attacks.norms import NORMS, random_direction
-from jaxpure.attacks.objective import Objective, check_targets
-from jaxpure.attacks.pgd import check_at_least, check_ball, clean_gradient
-from jaxpure.attacks.verdict import judge_draws, rival, started
-from jaxpure.randomness import Policy, choose, stream
-from jaxpure.types import Image, Key, Label, register_pytree
+from jaxpure.attacks.apgd import check_targets
+from jaxpure.attacks.balls import NormBall, check_ball
+from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
+from jaxpure.attacks.verdict import judge_draws, target_class
+from jaxpure.errors import check_range
+from jaxpure.keys import Key, stream
+from jaxpure.objective import Objective
+from jaxpure.policy import Policy
+from jaxpure.pytrees import choose, pytree, static
+from jaxpure.types import Image, Label
 
+NORMS = ("linf", "l2", "l1")
 SHORTEST = 1e-8  # a way to the hyperplane is never taken for shorter than this
 
 
 class FabState(NamedTuple):
-    """All of the attack's progress on one image; see types.AttackProgress."""
+    """All of the attack's progress on one image.
 
-    key: Key
-    original: jax.Array
-    label: jax.Array
+    Attributes:
+      example: what is attacked.
+      target: `()` the class aimed at.
+      x: `(H, W, C)` where the next step takes the gradient.
+      count: `()` int32, runs finished.
+      iteration: `()` int32, updates made in this run; -1: the clean image is to be seen.
+      nearest: `(H, W, C)` the misclassified image of least distance, in the ball or not;
+        `progress.adversarial` is this one if it is in the ball, else the clean image.
+      distance: `()` its; infinite while there is none.
+      progress: what every attack keeps.
+    """
+
+    example: Example
     target: jax.Array
-    x: jax.Array  # where the next step takes the gradient
-    count: jax.Array  # runs finished
-    iteration: jax.Array  # updates made in this run; -1: the clean image is to be seen
-    nearest: jax.Array  # the misclassified image of least distance, in the ball or not
-    distance: jax.Array  # its; infinite while there is none
-    adversarial: jax.Array  # `nearest` if it is in the ball, else the clean image
-    step: jax.Array
-    done: jax.Array
-    broken_at: jax.Array
-    bad_gradients: jax.Array
-    zero_gradients: jax.Array
+    x: Image
+    count: jax.Array
+    iteration: jax.Array
+    nearest: Image
+    distance: jax.Array
+    progress: Progress
 
 
-@partial(
-    register_pytree,
-    data_fields=[
-        "objective",
-        "eps",
-        "num_steps",
-        "num_restarts",
-        "alpha_max",
-        "eta",
-        "beta",
-    ],
-    meta_fields=["norm", "num_targets"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree
 class Fab:
-    """FAB-T with restarts. Build it with `create`.
+    """FAB-T with restarts.
 
     A run looks at the clean image, to rank the targets, and makes `num_steps` updates.
     After a run that found a misclassified image in the ball, the attack ends; else it
@@ -75,148 +70,106 @@ class Fab:
     all draws of its first look, is left alone.
 
     Attributes:
-      objective: the target's logit minus the true one.
-      eps: radius of the ball, in units of the image's range [0, 1] (in L1: their sum).
       num_steps: updates of a run (100 in the paper).
+      eot_samples: draws averaged for every gradient.
       num_restarts: runs, of each target; all but the first begin at random.
+      num_targets: wrong classes to aim at, the likeliest first.
       alpha_max: largest weight of the image in an update (0.1).
       eta: how far to go, in ways to the hyperplane (1.05).
       beta: how much of a misclassified change to go on with (0.9).
-      norm: "linf", "l2" or "l1".
-      num_targets: wrong classes to aim at, the likeliest first.
     """
 
-    objective: Objective
-    eps: Any
-    num_steps: Any
-    num_restarts: Any
-    alpha_max: Any
-    eta: Any
-    beta: Any
-    norm: str = "linf"
-    num_targets: int = 9
+    num_steps: int = 100
+    eot_samples: int = static(1)
+    num_restarts: int = 1
+    num_targets: int = static(9)
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
 
-    @classmethod
-    def create(
-        cls,
-        defense: Any,
-        policy: Policy,
-        *,
-        eps: float,
-        num_steps: int = 100,
-        norm: str = "linf",
-        num_targets: int = 9,
-        num_restarts: int = 1,
-        alpha_max: float = 0.1,
-        eta: float = 1.05,
-        beta: float = 0.9,
-        eot_samples: int = 1,
-    ) -> "Fab":
-        """FAB-T on a defense that is already under a gradient rule."""
-        check_ball(norm, eps, num_steps=num_steps)
-        check_at_least(1, num_restarts=num_restarts, num_targets=num_targets)
-        check_at_least(1, eta=eta)
-        for name, value in (("alpha_max", alpha_max), ("beta", beta)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value!r}, expected 0 to 1")
-        objective = Objective(
-            defense, policy, "targeted_margin", "loss", eot_samples, targeted=True
-        )
-        return cls(
-            objective,
-            eps,
-            num_steps,
-            num_restarts,
-            alpha_max,
-            eta,
-            beta,
-            norm,
-            num_targets,
-        )
+    def __post_init__(self):
+        check_range(1, num_steps=self.num_steps, num_restarts=self.num_restarts)
+        check_range(1, num_targets=self.num_targets, eta=self.eta)
+        check_range(0, 1, alpha_max=self.alpha_max, beta=self.beta)
 
-    @property
-    def policy(self) -> Policy:
-        return self.objective.policy
+    def objective(self, defense: Any, policy: Policy) -> Objective:
+        return Objective(defense, policy, "targeted_margin", eot_samples=self.eot_samples)
 
-    @property
-    def purifications_per_step(self) -> int:
+    def budget(self, objective: Objective) -> Budget:
         """A gradient at the iterate, and a look at where it leads."""
-        rules = (self.policy.gradient, self.policy.selection)
-        return sum(map(self.objective.draws, rules))
+        calls = self.num_restarts * self.num_targets * (self.num_steps + 1)
+        draws = objective.selection_draws
+        return Budget(calls, objective.gradient_draws, draws, draws)
 
-    @property
-    def gradients_per_step(self) -> int:
-        return self.objective.draws(self.policy.gradient)
-
-    @property
-    def max_steps(self) -> int:
-        """Evaluations that an image can take."""
-        return int(self.num_restarts) * self.num_targets * (int(self.num_steps) + 1)
-
-    def init(self, key: Key, x: Image, label: Label) -> FabState:
-        classes = jax.eval_shape(self.objective.defense, key, x).size
+    def init(
+        self, objective: Objective, ball: NormBall, key: Key, x: Image, label: Label
+    ) -> FabState:
+        check_ball("fab", ball, NORMS)
+        classes = jax.eval_shape(objective.defense, key, x).size
         check_targets(self.num_targets, classes)
         zero = jnp.zeros((), jnp.int32)
         return FabState(
-            key=key,
-            original=x,
-            label=label,
+            example=Example(key, x, label),
             target=(label == 0).astype(label.dtype),  # any wrong class
             x=x,
             count=zero,
             iteration=zero - 1,
             nearest=x,
             distance=jnp.full((), jnp.inf, x.dtype),
-            **started(x),
+            progress=init_progress(x),
         )
 
-    def step(self, state: FabState) -> FabState:
-        keys = self.objective.gradient_keys(state.key, state.step)
-        where = (state.label, state.target)
-        gradient, logits = self.objective.gradient(keys, state.x, *where)
-        gradient, bad, zero = clean_gradient(gradient)
-        margin = self.objective.mean_loss(logits, *where).astype(state.x.dtype)
-        moved = self._move(state, gradient, jnp.where(jnp.isfinite(margin), margin, 0))
+    def step(self, objective: Objective, ball: NormBall, state: FabState) -> FabState:
+        example, evaluations = state.example, state.progress.evaluations
+        keys = objective.gradient_keys(example.key, evaluations)
+        where = (example.label, state.target)
+        seen = objective.gradient(keys, state.x, *where)
+        margin = objective.mean_loss(seen.logits, *where).astype(state.x.dtype)
+        margin = jnp.where(jnp.isfinite(margin), margin, 0)
+        moved = self._move(ball, state, seen.gradient, margin)
 
         clean = state.iteration < 0
-        seen = jnp.where(clean, state.original, moved)
-        logits = self.objective.selection_logits(state.key, state.step, seen)
+        looked_at = jnp.where(clean, example.image, moved)
+        logits = objective.selection_logits(example.key, evaluations, looked_at)
         after = choose(
-            clean, self._begin(state, logits), self._advance(state, moved, logits)
+            clean,
+            self._begin(ball, state, logits),
+            self._advance(ball, state, moved, logits),
         )
-        after = self._end_run(after)._replace(
-            step=state.step + 1,
-            bad_gradients=state.bad_gradients + bad,
-            zero_gradients=state.zero_gradients + zero,
-        )
-        return choose(state.done, state, after)
+        after = self._end_run(objective, after)
+        progress = after.progress.count(seen)._replace(evaluations=evaluations + 1)
+        return after._replace(progress=progress.watch(judge_draws(logits, example.label)))
 
-    def _begin(self, state: FabState, logits: jax.Array) -> FabState:
+    def _begin(self, ball: NormBall, state: FabState, logits: jax.Array) -> FabState:
         """After a look at the clean image: leave it alone, or take the next start."""
-        fallen = judge_draws(logits, state.label).fooled == 1
-        alone = (state.count == 0) & fallen
-        key = jax.random.fold_in(stream(state.key, "attack/start"), state.count)
-        noise = random_direction(self.norm, key, state.original)
-        away = jnp.clip(state.original + 0.5 * self.eps * noise, 0, 1)
+        example, progress = state.example, state.progress
+        alone = (state.count == 0) & (judge_draws(logits, example.label).fooled == 1)
+        key = jax.random.fold_in(stream(example.key, "attack/start"), state.count)
+        noise = ball.random_direction(key, example.image)
+        away = jnp.clip(example.image + 0.5 * ball.eps * noise, 0, 1)
         again = state.count % self.num_restarts > 0
-        target = rival(logits, state.label, state.count // self.num_restarts)
+        target = target_class(logits, example.label, state.count // self.num_restarts)
         return state._replace(
             target=target.astype(state.target.dtype),
-            x=jnp.where(again, away, state.original),
+            x=jnp.where(again, away, example.image),
             iteration=jnp.zeros_like(state.iteration),
-            done=state.done | alone,
-            broken_at=jnp.where(alone, state.step, state.broken_at),
+            progress=progress._replace(
+                done=progress.done | alone,
+                broken_at=jnp.where(alone, progress.evaluations, progress.broken_at),
+            ),
         )
 
-    def _move(self, state: FabState, gradient: jax.Array, margin: jax.Array) -> Image:
+    def _move(
+        self, ball: NormBall, state: FabState, gradient: jax.Array, margin: jax.Array
+    ) -> Image:
         """The next point, for a defense that were linear with this margin at `state.x`."""
-        x, original = state.x, state.original
+        x, original = state.x, state.example.image
         # What of the margin is left to gain, from here and from the image.
         from_image = margin + jnp.vdot(gradient, original - x)
-        forward = to_hyperplane(self.norm, x, gradient, -margin)
-        sideways = to_hyperplane(self.norm, original, gradient, -from_image)
+        forward = to_hyperplane(ball.name, x, gradient, -margin)
+        sideways = to_hyperplane(ball.name, original, gradient, -from_image)
         length, other = (
-            jnp.maximum(NORMS[self.norm].distance(way, jnp.zeros_like(way)), SHORTEST)
+            jnp.maximum(ball.distance(way, jnp.zeros_like(way)), SHORTEST)
             for way in (forward, sideways)
         )
         bias = jnp.minimum(length / (length + other), self.alpha_max)
@@ -224,36 +177,43 @@ class Fab:
         beside = original + self.eta * sideways
         return jnp.clip((1 - bias) * ahead + bias * beside, 0, 1)
 
-    def _advance(self, state: FabState, x: Image, logits: jax.Array) -> FabState:
+    def _advance(
+        self, ball: NormBall, state: FabState, x: Image, logits: jax.Array
+    ) -> FabState:
         """After a look at the next point: keep it if it is the nearest, and go back."""
-        wrong = judge_draws(logits, state.label).broken
-        distance = NORMS[self.norm].distance(x, state.original)
+        original, progress = state.example.image, state.progress
+        wrong = judge_draws(logits, state.example.label).broken
+        distance = ball.distance(x, original)
         nearer = wrong & (distance < state.distance)
-        hit = nearer & (distance <= self.eps)
-        back = state.original + self.beta * (x - state.original)
+        hit = nearer & (distance <= ball.eps)
+        back = original + self.beta * (x - original)
         return state._replace(
             x=jnp.where(wrong, back, x),
             iteration=state.iteration + 1,
             nearest=jnp.where(nearer, x, state.nearest),
             distance=jnp.where(nearer, distance, state.distance),
-            adversarial=jnp.where(hit, x, state.adversarial),
-            broken_at=jnp.where(hit & (state.broken_at < 0), state.step, state.broken_at),
+            progress=progress._replace(
+                adversarial=jnp.where(hit, x, progress.adversarial),
+                broken_at=progress.first_broken(hit),
+            ),
         )
 
-    def _end_run(self, state: FabState) -> FabState:
+    def _end_run(self, objective: Objective, state: FabState) -> FabState:
         """On to the next run where this one is at its end; done where all are."""
+        progress = state.progress
         ended = state.iteration >= self.num_steps
-        broken = state.broken_at >= 0
         last = state.count + 1 >= self.num_restarts * self.num_targets
-        done = state.done | ended & (broken | last)
-        if self.policy.replays_all:
-            done |= broken
+        done = progress.done | ended & (progress.broken | last)
+        if objective.policy.replays_all:
+            done |= progress.broken
         next_run = state._replace(
-            x=state.original,
+            x=state.example.image,
             count=state.count + 1,
             iteration=jnp.full_like(state.iteration, -1),
         )
-        return choose(ended, next_run, state)._replace(done=done)
+        return choose(ended, next_run, state)._replace(
+            progress=progress._replace(done=done)
+        )
 
 
 def to_hyperplane(norm: str, x: Image, normal: jax.Array, gap: jax.Array) -> jax.Array:
@@ -283,21 +243,22 @@ def to_hyperplane(norm: str, x: Image, normal: jax.Array, gap: jax.Array) -> jax
 def _fill_together(weight, speed, room, gap):
     """Sizes `min(level * speed, room)` whose sum by `weight` is `gap`: `(n,)`.
 
-    What is gained rises with the level, linearly between the levels where a room is full.
+    `gained(level) = sum(weight * min(level * speed, room))` rises with the level, linearly
+    between breakpoints, the levels at which a room is full.
     """
     full_at = jnp.where(speed > 0, room / jnp.where(speed > 0, speed, 1), 0)
     order = jnp.argsort(full_at)
-    levels = full_at[order]
+    breakpoints = full_at[order]
     filled = jnp.cumsum((weight * room)[order])
-    rising = jnp.cumsum((weight * speed)[order][::-1])[::-1]  # from each on
+    slopes = jnp.cumsum((weight * speed)[order][::-1])[::-1]  # from each on
     none = jnp.zeros_like(filled[:1])
-    rising_after = jnp.concatenate([rising[1:], none])
-    gained = filled + jnp.where(rising_after > 0, levels * rising_after, 0)
-    first = jnp.sum(gained < gap)  # the first room that need not be filled
-    reached = first < len(gained)
-    rate = rising[jnp.minimum(first, len(gained) - 1)]
+    slopes_after = jnp.concatenate([slopes[1:], none])
+    gained_at = filled + jnp.where(slopes_after > 0, breakpoints * slopes_after, 0)
+    first = jnp.sum(gained_at < gap)  # the first room that need not be filled
+    reached = first < len(gained_at)
+    slope = slopes[jnp.minimum(first, len(gained_at) - 1)]
     missing = gap - jnp.concatenate([none, filled])[first]
-    level = jnp.maximum(missing, 0) / jnp.where(rate > 0, rate, 1)
+    level = jnp.maximum(missing, 0) / jnp.where(slope > 0, slope, 1)
     return jnp.where(reached, jnp.minimum(level * speed, room), room)
 
 

@@ -9,55 +9,57 @@ number of queries), in its rate of success: the random numbers are others.
 A window's size changes while the program runs, so windows are masks over the image.
 """
 
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpure.attacks.objective import Objective
-from jaxpure.attacks.pgd import check_at_least, check_ball
-from jaxpure.attacks.verdict import judge_draws, started
-from jaxpure.randomness import Policy, choose, stream
-from jaxpure.types import Image, Key, Label, register_pytree
+from jaxpure.attacks.balls import NormBall, check_ball
+from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
+from jaxpure.attacks.verdict import Verdict, judge_draws
+from jaxpure.errors import check_range
+from jaxpure.keys import Key, stream
+from jaxpure.objective import Objective
+from jaxpure.policy import Policy
+from jaxpure.pytrees import choose, pytree, static
+from jaxpure.types import Image, Label
 
-SQUARE_NORMS = ("linf", "l2")
+NORMS = ("linf", "l2")
 # Queries after which the share of pixels in a window is halved once more.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 TINY = 1e-12
 
 
 class SquareState(NamedTuple):
-    """All of the attack's progress on one image; see types.AttackProgress."""
+    """All of the attack's progress on one image.
 
-    key: Key
-    original: jax.Array
-    label: jax.Array
-    count: jax.Array  # runs finished
-    query: jax.Array  # of this run: 0 asks for the first image; -1: the clean image
-    best: jax.Array  # of this run
+    Attributes:
+      example: what is attacked.
+      count: `()` int32, runs finished.
+      query: `()` int32, of this run: 0 asks for the first image; -1: the clean image.
+      best: `(H, W, C)` of this run.
+      best_wrong: `()` bool, whether it is misclassified.
+      best_loss: `()` its.
+      highest_wrong: `()` bool, of `progress.adversarial`, the best of all runs.
+      highest_loss: `()` likewise.
+      progress: what every attack keeps.
+    """
+
+    example: Example
+    count: jax.Array
+    query: jax.Array
+    best: Image
     best_wrong: jax.Array
     best_loss: jax.Array
-    highest_wrong: jax.Array  # of `adversarial`
+    highest_wrong: jax.Array
     highest_loss: jax.Array
-    adversarial: jax.Array
-    step: jax.Array
-    done: jax.Array
-    broken_at: jax.Array
-    bad_gradients: jax.Array
-    zero_gradients: jax.Array
+    progress: Progress
 
 
-@partial(
-    register_pytree,
-    data_fields=["objective", "eps", "num_queries", "p_init", "num_restarts"],
-    meta_fields=["norm"],
-)
-@dataclass(frozen=True, eq=False)
+@pytree
 class Square:
-    """Square attack with restarts. Build it with `create`.
+    """Square attack with restarts; the gradient rule of its defense is of no importance.
 
     A run asks for a first image (stripes in Linf, tiles in L2) and then for `num_queries`
     others. An image is better than another if it is misclassified and the other is not,
@@ -71,69 +73,39 @@ class Square:
     alone.
 
     Attributes:
-      objective: what is climbed.
-      eps: radius of the ball, in units of the image's range [0, 1].
       num_queries: changes that a run tries (5000 in AutoAttack).
+      eot_samples: draws of a query.
       p_init: share of the pixels in the first windows (0.8 in AutoAttack).
+      loss: what is climbed: a name of `losses.LOSSES`, or a function.
       num_restarts: runs.
-      norm: "linf" or "l2".
     """
 
-    objective: Objective
-    eps: Any
-    num_queries: Any
-    p_init: Any
-    num_restarts: Any
-    norm: str = "linf"
+    num_queries: int = 5000
+    eot_samples: int = static(1)
+    p_init: float = 0.8
+    loss: str = static("margin")
+    num_restarts: int = 1
 
-    @classmethod
-    def create(
-        cls,
-        defense: Any,
-        policy: Policy,
-        *,
-        eps: float,
-        num_queries: int = 5000,
-        norm: str = "linf",
-        p_init: float = 0.8,
-        loss: str = "margin",
-        num_restarts: int = 1,
-        eot_samples: int = 1,
-    ) -> "Square":
-        """The attack on a defense; its gradient rule is of no importance."""
-        check_ball(norm, eps, norms=SQUARE_NORMS)
-        check_at_least(0, num_queries=num_queries)
-        check_at_least(1, num_restarts=num_restarts)
-        if not 0 < p_init <= 1:
-            raise ValueError(f"{p_init=}, expected above 0, to 1: a share of the pixels")
-        objective = Objective(defense, policy, loss, "loss", eot_samples)
-        return cls(objective, eps, num_queries, p_init, num_restarts, norm)
+    def __post_init__(self):
+        check_range(1, num_queries=self.num_queries, num_restarts=self.num_restarts)
+        check_range(0, 1, above=True, p_init=self.p_init)
 
-    @property
-    def policy(self) -> Policy:
-        return self.objective.policy
+    def objective(self, defense: Any, policy: Policy) -> Objective:
+        return Objective(defense, policy, self.loss, eot_samples=self.eot_samples)
 
-    @property
-    def purifications_per_step(self) -> int:
-        return self.objective.draws(self.policy.selection)
+    def budget(self, objective: Objective) -> Budget:
+        calls = self.num_restarts * (self.num_queries + 1) + 1
+        return Budget(calls, 0, objective.selection_draws, objective.selection_draws)
 
-    @property
-    def gradients_per_step(self) -> int:
-        return 0
-
-    @property
-    def max_steps(self) -> int:
-        """Queries that an image can take, the look at the clean image among them."""
-        return int(self.num_restarts) * (int(self.num_queries) + 1) + 1
-
-    def init(self, key: Key, x: Image, label: Label) -> SquareState:
-        zero = jnp.zeros((), jnp.int32)
+    def init(
+        self, objective: Objective, ball: NormBall, key: Key, x: Image, label: Label
+    ) -> SquareState:
+        del objective
+        check_ball("square", ball, NORMS)
+        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         low = jnp.full((), -jnp.inf, x.dtype)
-        no = jnp.zeros((), bool)
         return SquareState(
-            key=key,
-            original=x,
-            label=label,
+            example=Example(key, x, label),
             count=zero,
             query=zero - 1,
             best=x,
@@ -141,52 +113,58 @@ class Square:
             best_loss=low,
             highest_wrong=no,
             highest_loss=low,
-            **started(x),
+            progress=init_progress(x),
         )
 
-    def step(self, state: SquareState) -> SquareState:
-        x = self._propose(state)
-        logits = self.objective.selection_logits(state.key, state.step, x)
+    def step(self, objective: Objective, ball: NormBall, state: SquareState) -> SquareState:
+        example, evaluations = state.example, state.progress.evaluations
+        x = self._propose(ball, state)
+        logits = objective.selection_logits(example.key, evaluations, x)
+        verdict = judge_draws(logits, example.label)
+        loss = objective.mean_loss(logits, example.label).astype(x.dtype)
         after = choose(
-            state.query < 0, self._begin(state, logits), self._advance(state, x, logits)
+            state.query < 0,
+            _begin(state, verdict),
+            self._advance(objective, state, x, loss, verdict),
         )
-        return choose(state.done, state, after._replace(step=state.step + 1))
+        progress = after.progress.watch(verdict)._replace(evaluations=evaluations + 1)
+        return after._replace(progress=progress)
 
-    def _propose(self, state: SquareState) -> Image:
+    def _propose(self, ball: NormBall, state: SquareState) -> Image:
         """The image of the next query."""
-        key = jax.random.fold_in(stream(state.key, "attack/proposal"), state.step)
+        original, step = state.example.image, state.progress.evaluations
+        key = jax.random.fold_in(stream(state.example.key, "attack/proposal"), step)
         first, change = (
-            (stripes, change_linf) if self.norm == "linf" else (tiles, change_l2)
+            (stripes, change_linf) if ball.name == "linf" else (tiles, change_l2)
         )
-        size = window_size(self.p_init, state.query - 1, state.original.shape)
+        size = window_size(self.p_init, state.query - 1, original.shape)
         # One key for either: only one of them is looked at.
-        begun = first(key, state.original, self.eps)
-        changed = change(jax.random.clone(key), state.original, state.best, size, self.eps)
+        begun = first(key, original, ball.eps)
+        changed = change(jax.random.clone(key), original, state.best, size, ball.eps)
         x = jnp.where(state.query == 0, begun, changed)
-        return jnp.where(state.query < 0, state.original, x)
+        return jnp.where(state.query < 0, original, x)
 
-    def _begin(self, state: SquareState, logits: jax.Array) -> SquareState:
-        """After the look at the clean image: leave it alone, or begin."""
-        alone = judge_draws(logits, state.label).fooled == 1
-        return state._replace(
-            query=jnp.zeros_like(state.query),
-            done=state.done | alone,
-            broken_at=jnp.where(alone, state.step, state.broken_at),
-        )
-
-    def _advance(self, state: SquareState, x: Image, logits: jax.Array) -> SquareState:
+    def _advance(
+        self,
+        objective: Objective,
+        state: SquareState,
+        x: Image,
+        loss: jax.Array,
+        verdict: Verdict,
+    ) -> SquareState:
         """After a query: keep the image if it is better; on to the next."""
-        loss = self.objective.mean_loss(logits, state.label).astype(x.dtype)
-        wrong = judge_draws(logits, state.label).broken
+        progress, wrong = state.progress, verdict.broken
         first = state.query == 0
         better = first | is_better(wrong, loss, state.best_wrong, state.best_loss)
         best = is_better(wrong, loss, state.highest_wrong, state.highest_loss)
-        broken_at = jnp.where(wrong & (state.broken_at < 0), state.step, state.broken_at)
-        broken = broken_at >= 0
+        progress = progress._replace(
+            adversarial=jnp.where(best, x, progress.adversarial),
+            broken_at=progress.first_broken(wrong),
+        )
         ended = state.query >= self.num_queries
-        done = ended & (broken | (state.count + 1 >= self.num_restarts))
-        if self.policy.replays_all:
-            done |= broken
+        done = ended & (progress.broken | (state.count + 1 >= self.num_restarts))
+        if objective.policy.replays_all:
+            done |= progress.broken
         return state._replace(
             count=state.count + ended,
             query=jnp.where(ended, 0, state.query + 1),
@@ -195,10 +173,20 @@ class Square:
             best_loss=jnp.where(better, loss, state.best_loss),
             highest_wrong=jnp.where(best, wrong, state.highest_wrong),
             highest_loss=jnp.where(best, loss, state.highest_loss),
-            adversarial=jnp.where(best, x, state.adversarial),
-            done=done,
-            broken_at=broken_at,
+            progress=progress._replace(done=done),
         )
+
+
+def _begin(state: SquareState, verdict: Verdict) -> SquareState:
+    """After the look at the clean image: leave it alone, or begin."""
+    alone, progress = verdict.fooled == 1, state.progress
+    return state._replace(
+        query=jnp.zeros_like(state.query),
+        progress=progress._replace(
+            done=progress.done | alone,
+            broken_at=jnp.where(alone, progress.evaluations, progress.broken_at),
+        ),
+    )
 
 
 def is_better(wrong, loss, other_wrong, other_loss) -> jax.Array:

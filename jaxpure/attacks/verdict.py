@@ -2,20 +2,20 @@
 
 A stochastic defense gives other logits for every key, so that "misclassified" must say of
 how many draws. That is the criterion; among images that meet it, or that do not, the
-better one fools more draws. Evaluations that submit an image again and again while it is
-being made (DiffHammer's N-evaluation, DiffBreak's majority vote) are read off the same
-looks: `Resubmission` remembers the best of them all.
+better one fools more draws.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpure.attacks.losses import margin
+from jaxpure.errors import check_in
+from jaxpure.losses import margin
 from jaxpure.types import Image, Label
 
-CRITERIA = ("most", "any", "vote", "mean_logits")
+Criterion = Literal["most", "any", "vote", "mean_logits"]
 
 
 class Verdict(NamedTuple):
@@ -46,45 +46,81 @@ class Verdict(NamedTuple):
         return (self.broken & ~other.broken) | ((self.broken == other.broken) & higher)
 
 
+class Draws(NamedTuple):
+    """What the criteria are read from.
+
+    Attributes:
+      logits: `(n, classes)`.
+      label: the true class.
+      finite: `(n,)` bool, whether all logits of a draw are.
+      fooled: `()` share of draws that are finite and wrong.
+      votes: `(classes,)` finite draws that predict each class.
+    """
+
+    logits: jax.Array
+    label: Label
+    finite: jax.Array
+    fooled: jax.Array
+    votes: jax.Array
+
+    @property
+    def outvoted(self) -> jax.Array:
+        return (jnp.argmax(self.votes) != self.label) & jnp.any(self.finite)
+
+
+def most(draws: Draws) -> tuple[jax.Array, jax.Array]:
+    """More than half of the draws are misclassified."""
+    return draws.fooled > 0.5, draws.fooled
+
+
+def any_draw(draws: Draws) -> tuple[jax.Array, jax.Array]:
+    """Some draw is misclassified: what resubmission breaks."""
+    return draws.fooled > 0, draws.fooled
+
+
+def vote(draws: Draws) -> tuple[jax.Array, jax.Array]:
+    """The class predicted most often is wrong; of equals the lowest, as in readings."""
+    return draws.outvoted, margin(draws.votes, draws.label) / len(draws.logits)
+
+
+def mean_logits(draws: Draws) -> tuple[jax.Array, jax.Array]:
+    """The mean logits are wrong (Hill et al. 2021)."""
+    mean = jnp.mean(draws.logits, 0)
+    sound = jnp.all(jnp.isfinite(mean))
+    score = jnp.where(sound, margin(mean, draws.label), -jnp.inf)
+    return sound & (jnp.argmax(mean) != draws.label), score
+
+
+CRITERIA: dict[str, Callable[[Draws], tuple[jax.Array, jax.Array]]] = {
+    "most": most,
+    "any": any_draw,
+    "vote": vote,
+    "mean_logits": mean_logits,
+}
+"""`(draws) -> (whether the image is broken, score)`, by name."""
+
+
 def judge_draws(logits: jax.Array, label: Label, criterion: str = "most") -> Verdict:
-    """The verdict of draws `(n, classes)`.
+    """The verdict of draws `(n, classes)` by a criterion of CRITERIA.
 
     A draw that is not finite counts for nothing in the search, which is not for such
     images; but it is not right either, so that it is lost.
-
-    Args:
-      logits: of the draws.
-      label: the true class.
-      criterion: an image is broken where "most" (more than half) of the draws are
-        misclassified, where "any" of them is (resubmission), where the "vote" goes to a
-        wrong class (of the classes predicted most often the lowest, as in the report's
-        majority vote), or where the "mean_logits" are wrong (Hill et al. 2021).
     """
     finite = jnp.all(jnp.isfinite(logits), -1)
     predicted = jnp.argmax(logits, -1)
     fooled = jnp.mean((finite & (predicted != label)).astype(logits.dtype))
     margins = jax.vmap(margin, (0, None))(logits, label)
     votes = jnp.sum(jax.nn.one_hot(predicted, logits.shape[-1]) * finite[:, None], 0)
-    outvoted = (jnp.argmax(votes) != label) & jnp.any(finite)
     right = finite & (predicted == label)
-    mean = jnp.mean(logits, 0)
-    sound = jnp.all(jnp.isfinite(mean))
-    broken, score = {
-        "most": (fooled > 0.5, fooled),
-        "any": (fooled > 0, fooled),
-        "vote": (outvoted, margin(votes, label) / len(logits)),
-        "mean_logits": (
-            sound & (jnp.argmax(mean) != label),
-            jnp.where(sound, margin(mean, label), -jnp.inf),
-        ),
-    }[criterion]
+    draws = Draws(logits, label, finite, fooled, votes)
+    broken, score = CRITERIA[criterion](draws)
     return Verdict(
         broken,
         score.astype(logits.dtype),
         jnp.mean(jnp.where(finite, margins, -jnp.inf)),
         fooled,
         1 - jnp.mean(right.astype(logits.dtype)),
-        outvoted | ~jnp.any(finite),
+        draws.outvoted | ~jnp.any(finite),
     )
 
 
@@ -95,67 +131,12 @@ def no_verdict(x: Image) -> Verdict:
     return Verdict(no, low, low, zero, zero, no)
 
 
-class Resubmission(NamedTuple):
-    """The best of all looks of an attack, whatever its criterion.
-
-    Attributes:
-      fooled: `()` the largest share of draws that were lost on any iterate: above 0, one
-        draw of one iterate was not right.
-      outvoted: `()` bool, whether the vote on any iterate was lost.
-    """
-
-    fooled: jax.Array
-    outvoted: jax.Array
-
-    def after(self, verdict: Verdict) -> "Resubmission":
-        return Resubmission(
-            jnp.maximum(self.fooled, verdict.lost), self.outvoted | verdict.vote_lost
-        )
-
-
-def started(x: Image) -> dict[str, jax.Array]:
-    """The fields of types.AttackProgress before the first look at image `x`."""
-    zero = jnp.zeros((), jnp.int32)
-    return {
-        "adversarial": x,
-        "step": zero,
-        "done": jnp.zeros((), bool),
-        "broken_at": zero - 1,
-        "bad_gradients": zero,
-        "zero_gradients": zero,
-    }
-
-
-def started_to_select(x: Image) -> dict[str, Any]:
-    """`started`, and what `keep_best` keeps."""
-    nothing = no_verdict(x)
-    resubmission = Resubmission(nothing.lost, nothing.vote_lost)
-    return {**started(x), "verdict": nothing, "resubmission": resubmission}
-
-
-def keep_best(state: Any, image: Image, verdict: Verdict) -> Any:
-    """An attack's state after a look at `image`, which it keeps if it is the best so far.
-
-    The state is a NamedTuple with `adversarial`, `verdict` (that image's), `resubmission`,
-    `broken_at` and `step`.
-    """
-    better = verdict.better_than(state.verdict)
-    first = verdict.broken & (state.broken_at < 0)
-    return state._replace(
-        adversarial=jnp.where(better, image, state.adversarial),
-        verdict=jax.tree.map(lambda a, b: jnp.where(better, a, b), verdict, state.verdict),
-        resubmission=state.resubmission.after(verdict),
-        broken_at=jnp.where(first, state.step, state.broken_at),
-        step=state.step + 1,
-    )
-
-
 def check_criterion(criterion: str) -> None:
-    if criterion not in CRITERIA:
-        raise ValueError(f"{criterion=}, expected one of {', '.join(CRITERIA)}")
+    """Raises UserError for an unknown criterion."""
+    check_in("criterion", criterion, CRITERIA)
 
 
-def rival(logits: jax.Array, label: Label, rank: jax.Array) -> jax.Array:
+def target_class(logits: jax.Array, label: Label, rank: jax.Array) -> jax.Array:
     """The wrong class of this rank by mean logit over draws `(n, classes)`; 0: highest."""
     mean = jnp.mean(logits, 0)
     first = jnp.arange(mean.size) == label

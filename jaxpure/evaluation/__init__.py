@@ -1,21 +1,28 @@
-"""Evaluation: the engine, the records, and the statistics read from them."""
+"""Evaluation: the lanes, the records, the readings, and the statistics behind them."""
 
-from jaxpure.evaluation.engine import local_mesh
 from jaxpure.evaluation.evaluate import (
-    Result,
-    UnfinishedError,
+    AttackError,
     evaluate,
     judge_again,
-    load,
+    run,
     share_of_process,
 )
+from jaxpure.evaluation.lanes import local_mesh
+from jaxpure.evaluation.readings import READINGS
+from jaxpure.evaluation.result import Result
+from jaxpure.evaluation.settle import UnfinishedError
+from jaxpure.evaluation.setup import Setup, set_up
 
 __all__ = [
+    "READINGS",
+    "AttackError",
     "Result",
+    "Setup",
     "UnfinishedError",
     "evaluate",
     "judge_again",
-    "load",
     "local_mesh",
+    "run",
+    "set_up",
     "share_of_process",
 ]

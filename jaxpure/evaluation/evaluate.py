@@ -1,43 +1,46 @@
 """An evaluation: a defense judged clean, attacked, and judged again on what was found.
 
-Everything is written down as it is made, in three folders of records (clean, attacked,
-judged) joined by the examples' indices, so a killed evaluation goes on where it was and
-a finished one can be judged again under other keys.
+    clean      every image under its judging keys
+    stages     each attack of the cascade in turn, on the images that stand; what it finds
+               is judged as it is found, by the plain defense
+
+Everything is written down as it is made, joined by the examples' indices, so that a killed
+evaluation goes on where it was. What the stages found is settled when the records are read
+(`settle`): of each image what broke it, or the attempt that came nearest.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from tqdm import tqdm
 
-from jaxpure.attacks import stadv
-from jaxpure.data import Dataset, check
-from jaxpure.evaluation import engine, records, statistics
-from jaxpure.randomness import Policy
-from jaxpure.types import Key
+from jaxpure.attacks.cascade import Stage
+from jaxpure.data import Dataset, take
+from jaxpure.data import load as load_data
+from jaxpure.defense import noise_parts
+from jaxpure.errors import UserError
+from jaxpure.evaluation import lanes, records, statistics
+from jaxpure.evaluation.result import Result
+from jaxpure.evaluation.settle import load, stage_folder, stands
+from jaxpure.evaluation.setup import Setup, check_fit, set_up
+from jaxpure.keys import Key
+from jaxpure.policy import Policy, parse_policy
 
-# A float32 sum of a pixel and eps may leave the ball by a rounding.
-BALL_SLACK = 1e-6
-
-COUNTS = (
-    "attack_calls",
-    "evaluations",
-    "bad_gradients",
-    "zero_gradients",
-    "gradient_evaluations",
-    "forward_evaluations",
-)
+BALL_SLACK = 1e-6  # beyond a ball's own relative one: a float32 sum of a pixel and eps
 
 
-class UnfinishedError(ValueError):
-    """Records are missing: the evaluation has not come to its end."""
+class AttackError(UserError):
+    """An attack left its ball, or went astray; names the example."""
 
 
-class Progress(Protocol):
+class OnProgress(Protocol):
     """Told of progress: `stage` is "clean", or "attack" and an attack's name."""
 
     def __call__(
@@ -45,194 +48,161 @@ class Progress(Protocol):
     ) -> None: ...
 
 
-@dataclass(frozen=True)
-class Result:
-    """Joined records of an evaluation, examples in the order of the data set.
-
-    Attributes:
-      indices: `(n,)` in the published set.
-      labels: `(n,)`.
-      clean_logits: `(n, keys, classes)`.
-      logits: `(n, keys, classes)` of the adversarial images.
-      images: `(n, H, W, C)` the adversarial images.
-      linf: `(n,)` distance from the clean image.
-      l2: `(n,)` likewise.
-      attack_calls: `(n,)` steps of the attack spent.
-      evaluations: `(n,)` evaluations of the attack's iterates.
-      broken_at: `(n,)` the first evaluation that the attack saw misclassified, or -1.
-      bad_gradients: `(n,)` evaluations whose gradient was not finite.
-      zero_gradients: `(n,)` evaluations whose gradient was identically zero.
-      gradient_evaluations: `(n,)` passes through the defense with a gradient.
-      forward_evaluations: `(n,)` passes of the attack without one.
-      broken_by: `(n,)` str, the one of a sequence of attacks that broke each image, or "".
-      fooled: `(n,)` the largest share of its own draws that the attack fooled at any of
-        its evaluations; NaN where it does not say.
-      outvoted: `(n,)` bool, whether at any of them the vote of the draws was wrong.
-    """
-
-    indices: np.ndarray
-    labels: np.ndarray
-    clean_logits: np.ndarray
-    logits: np.ndarray
-    images: np.ndarray
-    linf: np.ndarray
-    l2: np.ndarray
-    attack_calls: np.ndarray
-    evaluations: np.ndarray
-    broken_at: np.ndarray
-    bad_gradients: np.ndarray
-    zero_gradients: np.ndarray
-    gradient_evaluations: np.ndarray
-    forward_evaluations: np.ndarray
-    broken_by: np.ndarray
-    fooled: np.ndarray
-    outvoted: np.ndarray
-
-    @property
-    def clean(self) -> np.ndarray:
-        """`(n, keys)` whether each clean draw is right."""
-        return statistics.correct(self.clean_logits, self.labels)
-
-    @property
-    def robust(self) -> np.ndarray:
-        """`(n, keys)` whether each draw of the adversarial image is right."""
-        return statistics.correct(self.logits, self.labels)
-
-    @property
-    def nonfinite(self) -> np.ndarray:
-        """Indices of examples with logits that are not finite."""
-        bad = ~np.isfinite(self.clean_logits).all((1, 2))
-        return self.indices[bad | ~np.isfinite(self.logits).all((1, 2))]
-
-
 def evaluate(
-    folder: epath.Path,
     defense: Any,
     attack: Any,
-    dataset: Dataset,
+    data: Any,
     *,
-    root: Key,
-    judging_keys: int,
-    batch_size: int,
+    ball: Any,
+    key: Key,
+    policy: str | Policy = "replay",
+    gradient: Any = "exact",
+    judging_keys: int = 10,
+    batch_size: int = 50,
+    folder: epath.PathLike | None = None,
+    progress: bool | OnProgress = False,
     mesh: Mesh | None = None,
-    progress: Progress | None = None,
 ) -> Result:
-    """Judges, attacks and judges again; or reads what `folder` holds of that already.
+    """Judges a defense clean, attacks it, and judges what was found.
 
     An image that is misclassified to begin with is left alone: under judging key 0 where
-    the attack replays all noise, else under every judging key.
+    the attack replays all noise, else under every judging key. An image counts as broken
+    only after the plain defense, called anew on the stored image within the ball,
+    misclassifies it; a value that is not finite is never right.
 
     Args:
-      folder: where the records go.
-      defense: `(key, x) -> logits`: the plain one, under no gradient rule.
-      attack: on the same defense, under a gradient rule; or a sequence of attacks (with
-        `stages`), each of which goes on with the images that stand.
-      dataset: the examples; in a multi-process run, this process's share.
-      root: the run's root key.
+      defense: `(key, x) -> logits`, a callable pytree, under no gradient rule.
+      attack: "pgd(num_steps=20)" or another spec of `attacks.ATTACKS`, or an attack.
+      data: a `data.Dataset`, or a spec as `data.load` takes; in a multi-process run this
+        process's share.
+      ball: "linf(8/255)" or another spec of `attacks.BALLS`, or a ball.
+      key: the run's root key.
+      policy: which noise the attack knows: "fresh", "fixed", "replay", or refined as in
+        "fresh,forward=replay"; see `policy.parse_policy`.
+      gradient: "exact", "bpda", "surrogate(...)", "transfer(...)", or a function from
+        purifier to purifier.
       judging_keys: draws under which every image is judged.
-      batch_size: images side by side on each device.
+      batch_size: images side by side on each device; part of the experiment.
+      folder: where records go as they are made; the same call goes on from there. Without
+        it they are kept in a temporary folder.
+      progress: True shows a bar; a function is called as rows are made.
       mesh: the devices; by default all of this host's.
-      progress: called as rows are made.
 
     Raises:
-      DataError: an image outside [0, 1] or not finite, or a label out of range; names the
-        example.
-      ValueError: an adversarial image left its norm ball or [0, 1]; names the example.
+      UserError: a spec is wrong, the parts do not fit together, an example is out of
+        range, or an attack left its ball; names the thing.
     """
-    check(dataset)
-    mesh = engine.local_mesh() if mesh is None else mesh
-    judge = _Judge(defense, dataset, attack.policy, root, judging_keys, batch_size, mesh)
-    tell = _Teller(progress, len(dataset))
+    examples = load_data(data)
+    setup = set_up(
+        defense,
+        attack,
+        ball=ball,
+        policy=policy,
+        gradient=gradient,
+        judging_keys=judging_keys,
+    )
+    with _progress(progress, len(examples)) as tell:
+        if folder is not None:
+            return run(setup, examples, key, batch_size, epath.Path(folder), tell, mesh)
+        with tempfile.TemporaryDirectory() as temporary:
+            path = epath.Path(temporary)
+            return run(setup, examples, key, batch_size, path, tell, mesh)
 
-    clean = {i: row for i, row in records.read(folder / "clean").items() if i in judge}
-    tell.clean = judge.right(clean.values())
-    missing = [i for i in judge.position if i not in clean]
-    for chunk in _chunks(missing, judge.slots):
+
+def run(
+    setup: Setup,
+    dataset: Dataset,
+    key: Key,
+    batch_size: int,
+    folder: epath.Path,
+    progress: OnProgress | None = None,
+    mesh: Mesh | None = None,
+) -> Result:
+    """`evaluate` of a protocol that is already put together."""
+    check_fit(setup, dataset, batch_size)
+    mesh = lanes.local_mesh() if mesh is None else mesh
+    where = lanes.Lanes(mesh, batch_size)
+    examples = lanes.Examples(key, dataset.indices, dataset.floats(), dataset.labels)
+    judge = _Judge(setup, where, examples)
+    reporter = _ProgressReporter(progress, len(dataset))
+
+    clean = judge.known(folder / "clean")
+    reporter.clean = judge.right(clean)
+    missing = [i for i in examples.position if i not in clean]
+    for chunk in _chunks(missing, where.slots):
         rows = judge(folder / "clean", chunk, judge.images_of(chunk))
-        clean |= {row["index"]: row for row in rows}
-        tell.clean |= judge.right(rows)
-        tell("clean")
+        clean |= rows
+        reporter.clean |= judge.right(rows)
+        reporter("clean")
 
-    labels = {i: dataset.labels[judge.position[i]] for i in judge.position}
-    broken = [i for i in clean if _is_broken(clean[i]["logits"], labels[i], attack.policy)]
-    standing = [i for i in judge.position if i not in set(broken)]
-    untouched = [_untouched(i, judge.images_of([i])[0]) for i in broken]
-    stages = getattr(attack, "stages", None)
-    if stages is None:
-        _attack(folder, attack, judge, standing, untouched, tell, "attack")
-        return load(folder, dataset)
-    _attack(folder, attack, judge, [], untouched, tell, "attack")
-    tell.fallen = len(broken)
-    finished, fallen_at = [], {}
-    for number, (name, stage) in enumerate(stages):
-        place = folder / "stages" / f"{number}-{name}"
-        _attack(place, stage, judge, standing, [], tell, f"attack {name}")
-        rows = {s: records.read(place / s) for s in ("attacked", "judged")}
-        finished.append(rows)
-        right = judge.right(rows["judged"][i] for i in standing)
-        fallen_at |= {i: name for i in standing if not right[i]}
-        standing = [i for i in standing if right[i]]
-        tell.fallen = len(dataset) - len(standing)
-    _settle(folder, finished, fallen_at, labels)
-    return load(folder, dataset)
+    standing = [
+        i
+        for i in examples.position
+        if stands(clean[i]["logits"], judge.label_of(i), setup.policy)
+    ]
+    for number, stage in enumerate(setup.stages):
+        reporter.fallen = len(dataset) - len(standing)
+        place = stage_folder(folder, number, stage.name)
+        found = _attack(place, stage, judge, standing, reporter)
+        standing = [i for i in standing if found[i]]
+    return load(folder, dataset, setup, batch_size)
 
 
 class _Judge:
-    """Judges images of a data set under the judging keys and writes down what it saw."""
+    """Judges images under the judging keys and writes down what it saw."""
 
-    def __init__(self, defense, dataset, policy, root, keys, batch_size, mesh):
-        self.defense, self.policy, self.root, self.keys = defense, policy, root, keys
-        self.dataset, self.images = dataset, dataset.floats()
-        self.shape = {"batch_size": batch_size, "mesh": mesh}
-        self.slots = engine.num_slots(mesh, batch_size)
-        self.position = {int(index): i for i, index in enumerate(dataset.indices)}
-
-    def __contains__(self, index: int) -> bool:
-        """Whether the example is ours: a folder holds other processes' rows too."""
-        return index in self.position
+    def __init__(self, setup: Setup, where: lanes.Lanes, examples: lanes.Examples):
+        self.setup, self.lanes, self.examples = setup, where, examples
 
     def images_of(self, indices: Iterable[int]) -> np.ndarray:
-        return self.images[[self.position[int(i)] for i in indices]]
+        position = self.examples.position
+        return self.examples.images[[position[int(i)] for i in indices]]
+
+    def label_of(self, index: int) -> int:
+        return int(self.examples.labels[self.examples.position[index]])
+
+    def known(self, folder: epath.Path) -> dict[int, records.Row]:
+        """Rows on disk that are ours: a folder holds other processes' rows too."""
+        rows = records.read(folder)
+        return {i: row for i, row in rows.items() if i in self.examples.position}
 
     def __call__(
-        self, folder: epath.Path, indices: Iterable[int], images: np.ndarray
-    ) -> list[records.Row]:
-        logits = engine.judge(
-            self.defense,
-            self.policy,
-            self.root,
-            np.array(list(indices)),
+        self, folder: epath.Path, indices: list[int], images: np.ndarray
+    ) -> dict[int, records.Row]:
+        setup, root = self.setup, self.examples.root
+        logits = lanes.judge(
+            self.lanes,
+            setup.defense,
+            setup.policy,
+            root,
+            indices,
             images,
-            keys=self.keys,
-            **self.shape,
+            setup.judging_keys,
         )
-        rows = [
-            {"index": int(i), "logits": row} for i, row in zip(indices, logits, strict=True)
-        ]
+        rows = [{"index": i, "logits": row} for i, row in zip(indices, logits, strict=True)]
         records.append(folder, rows)
-        return rows
+        return {row["index"]: row for row in rows}
 
-    def right(self, rows: Iterable[records.Row]) -> dict[int, bool]:
+    def right(self, rows: dict[int, records.Row]) -> dict[int, bool]:
         """Whether each row's headline draw is right, by index."""
-        found = {}
-        for row in rows:
-            if row["index"] in self:
-                label = self.dataset.labels[[self.position[row["index"]]]]
-                correct = statistics.correct(row["logits"][None], label)
-                found[row["index"]] = bool(correct[0, 0])
-        return found
+        return {
+            i: bool(
+                statistics.correct(row["logits"][None], np.array([self.label_of(i)]))[0, 0]
+            )
+            for i, row in rows.items()
+        }
 
 
-class _Teller:
+class _ProgressReporter:
     """What is known so far, for a progress bar.
 
     Attributes:
       clean: whether each clean image's headline draw is right.
-      judged: likewise of the adversarial images of the attack under way.
-      fallen: images that attacks before this one have broken.
+      judged: likewise of the adversarial images of the stage under way.
+      fallen: images that were broken before it.
     """
 
-    def __init__(self, progress: Progress | None, total: int):
+    def __init__(self, progress: OnProgress | None, total: int):
         self.progress, self.total = progress, total
         self.clean: dict[int, bool] = {}
         self.judged: dict[int, bool] = {}
@@ -247,223 +217,134 @@ class _Teller:
         else:
             done = len(self.judged) + self.fallen
             robust = sum(self.judged.values()) / done if done else float("nan")
-            self.progress(stage, done, self.total, clean, robust)
+            self.progress(f"attack {stage}", done, self.total, clean, robust)
 
 
 def _attack(
     folder: epath.Path,
-    attack: Any,
+    stage: Stage,
     judge: _Judge,
     standing: list[int],
-    untouched: list[records.Row],
-    tell: _Teller,
-    stage: str,
-) -> None:
+    reporter: _ProgressReporter,
+) -> dict[int, bool]:
     """One attack on the images that stand, judged as they fall, all of it in `folder`.
 
-    `untouched` are rows that need no attack, to be judged with the others.
+    Returns:
+      Whether each image stands, by index.
     """
-    attacked = {i: r for i, r in records.read(folder / "attacked").items() if i in judge}
-    judged = {i: r for i, r in records.read(folder / "judged").items() if i in judge}
-    tell.judged = judge.right(judged.values())
-    new = [row for row in untouched if row["index"] not in attacked]
-    records.append(folder / "attacked", new)
-    waiting = [row for i, row in attacked.items() if i not in judged] + new
+    attacked, judged = judge.known(folder / "attacked"), judge.known(folder / "judged")
+    reporter.judged = judge.right(judged)
+    waiting = [row for i, row in attacked.items() if i not in judged]
 
     def judge_waiting(at_least: int) -> None:
         while len(waiting) >= at_least and waiting:
-            batch = waiting[: judge.slots]
-            del waiting[: judge.slots]
+            batch = waiting[: judge.lanes.slots]
+            del waiting[: judge.lanes.slots]
             indices = [row["index"] for row in batch]
-            adversarial = np.stack([row["image"] for row in batch])
-            _check_ball(attack, adversarial, judge.images_of(indices), indices)
-            tell.judged |= judge.right(judge(folder / "judged", indices, adversarial))
-            tell(stage)
+            images = np.stack([row["image"] for row in batch])
+            _check_found(judge, batch, images)
+            reporter.judged |= judge.right(judge(folder / "judged", indices, images))
+            reporter(stage.name)
 
-    todo = [judge.position[i] for i in standing if i not in attacked]
+    todo = [i for i in standing if i not in attacked]
     if todo:
-        finished = engine.attack(
-            attack,
-            judge.root,
-            judge.dataset,
+        budget = stage.budget
+        finished = lanes.attack(
+            judge.lanes,
+            stage,
+            judge.setup.ball,
+            judge.examples,
             todo,
             snapshot=folder / f"under_way-{jax.process_index():03d}.safetensors",
-            **judge.shape,
         )
         for rows in finished:
-            rows = [row | _cost(attack, row["attack_calls"]) for row in rows]
+            rows = [
+                row
+                | {
+                    "gradient_evaluations": int(row["attack_calls"])
+                    * budget.gradient_draws,
+                    "forward_evaluations": int(row["attack_calls"]) * budget.forward_draws,
+                }
+                for row in rows
+            ]
             records.append(folder / "attacked", rows)
             waiting += rows
-            judge_waiting(at_least=judge.slots)
-            tell(stage)
+            judge_waiting(at_least=judge.lanes.slots)
+            reporter(stage.name)
     judge_waiting(at_least=1)
-
-
-def _cost(attack: Any, calls: int) -> records.Row:
-    """Evaluations of the defense that so many steps took, with gradient and without.
-
-    An attack that does not say takes a gradient in every one.
-    """
-    gradients = getattr(attack, "gradients_per_step", attack.purifications_per_step)
-    return {
-        "gradient_evaluations": int(calls) * gradients,
-        "forward_evaluations": int(calls) * (attack.purifications_per_step - gradients),
-    }
-
-
-def _settle(
-    folder: epath.Path,
-    finished: list[dict[str, dict[int, records.Row]]],
-    fallen_at: dict[int, str],
-    labels: dict[int, int],
-) -> None:
-    """Writes the outcome of a sequence of attacks: one row an image, of what broke it.
-
-    Of an image that stands, the attempt is kept that came nearest under the headline key:
-    no key that attacks do not see takes part in the choice.
-    """
-    settled = records.read(folder / "attacked")
-    attacked, judged = [], []
-    for index, label in labels.items():
-        tries = [
-            (stage["attacked"][index], stage["judged"][index])
-            for stage in finished
-            if index in stage["attacked"]
-        ]
-        if index in settled or not tries:
-            continue
-        margins = [statistics.margin(judged["logits"][0], label) for _, judged in tries]
-        broken = index in fallen_at  # by the last that tried
-        best = len(tries) - 1 if broken else int(np.argmax(margins))
-        counts = {name: sum(int(row[name]) for row, _ in tries) for name in COUNTS}
-        counts |= {
-            name: max(row[name] for row, _ in tries if name in row)
-            for name in ("fooled", "outvoted")
-            if any(name in row for row, _ in tries)
-        }
-        before = sum(int(row["evaluations"]) for row, _ in tries[:-1])
-        outcome = {
-            "broken_by": fallen_at.get(index, ""),
-            "broken_at": before + int(tries[-1][0]["broken_at"]) if broken else -1,
-        }
-        attacked.append({**tries[best][0], **counts, **outcome})
-        judged.append(tries[best][1])
-    records.append(folder / "judged", judged)
-    records.append(folder / "attacked", attacked)
-
-
-def load(folder: epath.Path, dataset: Dataset) -> Result:
-    """Joins a finished evaluation's records, in the order of `dataset`."""
-    stages = {s: records.read(folder / s) for s in ("clean", "attacked", "judged")}
-    rows = []
-    for index in (int(i) for i in dataset.indices):
-        missing = [stage for stage, found in stages.items() if index not in found]
-        if missing:
-            raise UnfinishedError(
-                f"example {index} has no {missing[0]} record in {folder}; the run is not "
-                "finished: start it again to go on"
-            )
-        rows.append({stage: found[index] for stage, found in stages.items()})
-    images = np.stack([row["attacked"]["image"] for row in rows])
-    distances = _distances(images, dataset.floats())
-    counts = {
-        name: np.array([row["attacked"][name] for row in rows])
-        for name in (*COUNTS, "broken_at")
-    }
-    return Result(
-        indices=dataset.indices,
-        labels=dataset.labels,
-        clean_logits=np.stack([row["clean"]["logits"] for row in rows]),
-        logits=np.stack([row["judged"]["logits"] for row in rows]),
-        images=images,
-        linf=distances["linf"],
-        l2=distances["l2"],
-        broken_by=np.array([row["attacked"].get("broken_by", "") for row in rows]),
-        fooled=np.array([row["attacked"].get("fooled", np.nan) for row in rows], float),
-        outvoted=np.array([bool(row["attacked"].get("outvoted")) for row in rows]),
-        **counts,
-    )
+    return reporter.judged
 
 
 def judge_again(
     result: Result,
     defense: Any,
-    policy: Policy,
+    policy: str | Policy,
     *,
-    root: Key,
+    key: Key,
     judging_keys: int,
     batch_size: int,
     mesh: Mesh | None = None,
 ) -> np.ndarray:
     """Logits `(n, keys, classes)` of found adversarial images under another root's keys."""
-    mesh = engine.local_mesh() if mesh is None else mesh
-    return engine.judge(
+    mesh = lanes.local_mesh() if mesh is None else mesh
+    parsed = parse_policy(policy, noise_parts(getattr(defense, "purifier", None)))
+    return lanes.judge(
+        lanes.Lanes(mesh, batch_size),
         defense,
-        policy,
-        root,
-        result.indices,
+        parsed,
+        key,
+        list(result.indices),
         result.images,
-        keys=judging_keys,
-        batch_size=batch_size,
-        mesh=mesh,
+        judging_keys,
     )
 
 
 def share_of_process(dataset: Dataset) -> Dataset:
     """This process's examples: every `process_count`-th, from its own number on."""
-    ours = slice(jax.process_index(), None, jax.process_count())
-    return Dataset(
-        dataset.name,
-        dataset.images[ours],
-        dataset.labels[ours],
-        dataset.indices[ours],
-        dataset.num_classes,
-    )
+    return take(dataset, range(jax.process_index(), len(dataset), jax.process_count()))
 
 
-def _is_broken(logits: np.ndarray, label: int, policy: Policy) -> bool:
-    right = statistics.correct(logits[None], np.array([label]))[0]
-    return not (right[0] if policy.replays_all else right.any())
+def _check_found(judge: _Judge, rows: list[records.Row], images: np.ndarray) -> None:
+    """Raises AttackError for an image that is outside its ball, or a search gone astray."""
+    ball, clean = judge.setup.ball, judge.images_of(row["index"] for row in rows)
+    excess = ball.excess(images, clean)
+    in_range = ((images >= 0) & (images <= 1)).all((1, 2, 3))  # NaN is neither
+    for row, outside, within in zip(rows, excess, in_range, strict=True):
+        if int(row["nonfinite"]):
+            raise AttackError(
+                f"the attack's iterates for example {row['index']} were not finite: its "
+                "options send it astray (a step or a momentum too large?), and what it "
+                "leaves standing would say nothing"
+            )
+        if not (outside <= BALL_SLACK and within):
+            raise AttackError(
+                f"the attack's image for example {row['index']} is {outside:.6g} outside "
+                f"{ball}, or outside [0, 1]; the attack must project its iterates"
+            )
 
 
-def _untouched(index: int, image: np.ndarray) -> records.Row:
-    return {
-        "index": index,
-        "image": image,
-        "broken_at": 0,
-        "fooled": 1.0,
-        "outvoted": True,
-        **dict.fromkeys(COUNTS, 0),
-    }
+@contextlib.contextmanager
+def _progress(progress: bool | OnProgress, total: int) -> Iterator[OnProgress | None]:
+    """What is told of progress: a bar, the user's own function, or nothing."""
+    if not isinstance(progress, bool):
+        yield progress
+        return
+    if not progress:
+        yield None
+        return
+    interactive = sys.stderr.isatty()
+    with tqdm(total=total, unit="image", mininterval=0.5 if interactive else 30) as bar:
 
+        def tell(stage, done, total, clean, robust):
+            del total
+            text = f"clean {100 * clean:.1f}%"
+            if robust is not None and robust == robust:
+                text = f"{stage.partition(' ')[2]}: {text}, robust {100 * robust:.1f}%"
+            bar.set_postfix_str(text, refresh=stage == "clean")
+            if stage != "clean":
+                bar.update(done - bar.n)
 
-def _check_ball(attack, adversarial, clean, indices) -> None:
-    eps = float(attack.eps)
-    if attack.norm == "flow":  # no ball of pixels: what no flow within the bound can make
-        distance = stadv.excess(adversarial, clean, eps)
-        allowed = BALL_SLACK
-    else:
-        distance = _distances(adversarial, clean)[attack.norm]
-        allowed = eps * (1 + 1e-5) + BALL_SLACK
-    in_range = (adversarial >= 0).all((1, 2, 3)) & (adversarial <= 1).all((1, 2, 3))
-    inside = (distance <= allowed) & in_range
-    if not inside.all():
-        i = int(np.flatnonzero(~inside)[0])
-        raise ValueError(
-            f"the attack's image for example {indices[i]} is at {attack.norm} distance "
-            f"{distance[i]:.6g} (eps {eps:.6g}) or outside [0, 1]; the attack must project "
-            "its iterates"
-        )
-
-
-def _distances(a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
-    delta = (a.astype(np.float64) - b).reshape(len(a), -1)
-    size = np.abs(delta)
-    return {
-        "linf": size.max(1),
-        "l2": np.sqrt(np.square(delta).sum(1)),
-        "l1": size.sum(1),
-    }
+        yield tell
 
 
 def _chunks(values: list[int], size: int) -> list[list[int]]:

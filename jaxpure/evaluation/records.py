@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from jaxpure.checkpoints import write_atomically
+from jaxpure.files import write_atomically
 
 Row = dict[str, Any]
 

@@ -27,6 +27,10 @@ class Estimate(NamedTuple):
     high: float
     n: int
 
+    def __str__(self) -> str:
+        value, low, high = (100 * x for x in self[:3])
+        return f"{value:.1f}% ({low:.1f} to {high:.1f})"
+
 
 class PairedGap(NamedTuple):
     """The difference of two proportions on the same examples.
@@ -114,36 +118,16 @@ def margin(logits: np.ndarray, label: int) -> float:
 def majority_vote(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether the class predicted most often is right; ties go to the lowest class.
 
-    Draws that are not finite vote for nobody; an example without a vote is wrong.
+    A draw that is not finite is a wrong vote: all of them together are one more class,
+    below the others, which no image has.
     """
-    classes = logits.shape[-1]
-    finite = np.isfinite(logits).all(-1, keepdims=True)
-    votes = np.eye(classes)[np.argmax(logits, -1)] * finite
-    counts = votes.sum(1)
-    return (counts.argmax(-1) == labels) & (counts.sum(-1) > 0)
+    finite = np.isfinite(logits).all(-1)
+    predicted = np.where(finite, np.argmax(logits, -1) + 1, 0)
+    counts = np.eye(logits.shape[-1] + 1)[predicted].sum(1)
+    return counts.argmax(-1) == labels + 1
 
 
 def mean_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether the mean logits over all draws are right."""
     mean = logits.mean(1, dtype=np.float64)
     return np.isfinite(mean).all(-1) & (mean.argmax(-1) == labels)
-
-
-def reductions(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
-    """Every reading of logits `(n, keys, classes)` over the judging keys.
-
-    single: under judging key 0. average: mean over all keys. unseen: mean over keys 1
-    and up, which no attack saw. majority_vote, mean_logits: of all keys together.
-    worst_of_n: right under every key.
-    """
-    right = correct(logits, labels)
-    values = {
-        "single": right[:, 0],
-        "average": right.mean(1),
-        "majority_vote": majority_vote(logits, labels),
-        "mean_logits": mean_logits(logits, labels),
-        "worst_of_n": right.all(1),
-    }
-    if right.shape[1] > 1:
-        values["unseen"] = right[:, 1:].mean(1)
-    return {name: wilson(value) for name, value in values.items()}

@@ -1,15 +1,19 @@
 """Losses that attacks climb: `(logits, label) -> ()`, larger is worse for the defense.
 
 Targeted ones are `(logits, label, target) -> ()` and rise as the logit of one wrong class,
-the target, overtakes the true one.
+the target, overtakes the true one. Any function of either form does for an attack's
+`loss`; those of `LOSSES` also go by name.
 """
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jaxpure.errors import UserError, check_in
 from jaxpure.types import Label, Logits, LossFn
 
 TargetedLossFn = Callable[[Logits, Label, Label], jax.Array]
@@ -31,7 +35,7 @@ def dlr(logits: Logits, label: Label) -> jax.Array:
     Unchanged by shifts and scales of the logits. Needs three classes or more.
     """
     if logits.shape[-1] < 3:
-        raise ValueError(
+        raise UserError(
             f"the dlr loss needs at least 3 classes, got {logits.shape[-1]}; use margin"
         )
     top = jax.lax.top_k(logits, 3)[0]
@@ -49,7 +53,7 @@ def targeted_dlr(logits: Logits, label: Label, target: Label) -> jax.Array:
     The targeted margin over z1 - (z3 + z4) / 2. Needs four classes or more.
     """
     if logits.shape[-1] < 4:
-        raise ValueError(
+        raise UserError(
             f"the targeted_dlr loss needs at least 4 classes, got {logits.shape[-1]}; "
             "use margin"
         )
@@ -63,13 +67,42 @@ def _best_wrong(logits: Logits, label: Label) -> jax.Array:
     return jnp.max(jnp.where(is_true, -jnp.inf, logits))
 
 
-LOSSES: dict[str, LossFn] = {
+LOSSES: dict[str, Callable[..., jax.Array]] = {
     "cross_entropy": cross_entropy,
     "margin": margin,
     "dlr": dlr,
-}
-
-TARGETED_LOSSES: dict[str, TargetedLossFn] = {
     "targeted_margin": targeted_margin,
     "targeted_dlr": targeted_dlr,
 }
+
+
+def loss_named(loss: str | Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The loss of this name; a function is returned as it is.
+
+    Raises:
+      UserError: an unknown name; lists the known ones.
+    """
+    if callable(loss):
+        return loss
+    check_in("loss", loss, LOSSES)
+    return LOSSES[loss]
+
+
+def is_targeted(loss: str | Callable[..., Any]) -> bool:
+    """Whether a loss takes a target: a third argument without a default."""
+    parameters = inspect.signature(loss_named(loss)).parameters.values()
+    return sum(p.default is p.empty for p in parameters) == 3
+
+
+def is_ratio(loss: str | Callable[..., Any]) -> bool:
+    """Whether the loss is a ratio of logits, flat where its numerator is constant."""
+    return loss_named(loss) in (dlr, targeted_dlr)
+
+
+def loss_of(
+    loss: str | LossFn | TargetedLossFn, label: Label, target: Label | None = None
+) -> Callable[[Logits], jax.Array]:
+    """The loss as a function of logits `(classes,)` alone."""
+    function, targeted = loss_named(loss), is_targeted(loss)
+    arguments = (label, target) if targeted else (label,)
+    return lambda logits: function(logits, *arguments)

@@ -1,0 +1,153 @@
+"""The outcome of an evaluation, joined from its records.
+
+clean/            logits of every clean image
+stages/N-NAME/    of each attack of the cascade: attacked/ (what it found), judged/
+"""
+
+import numpy as np
+from etils import epath
+
+from jaxpure.attacks.balls import distances
+from jaxpure.data import Dataset
+from jaxpure.errors import UserError
+from jaxpure.evaluation import records, statistics
+from jaxpure.evaluation.result import COUNTS, Result
+from jaxpure.evaluation.setup import Setup
+from jaxpure.policy import Policy
+
+
+class UnfinishedError(UserError):
+    """Records are missing: the evaluation has not come to its end."""
+
+
+def stage_folder(folder: epath.Path, number: int, name: str) -> epath.Path:
+    """Where the records of one attack of the cascade are."""
+    return folder / "stages" / f"{number}-{name}"
+
+
+def load(folder: epath.Path, dataset: Dataset, setup: Setup, batch_size: int) -> Result:
+    """Joins a finished evaluation's records, in the order of `dataset`.
+
+    Raises:
+      UnfinishedError: a record is missing; names the example.
+    """
+    clean = records.read(folder / "clean")
+    stages = []
+    for number, stage in enumerate(setup.stages):
+        place = stage_folder(folder, number, stage.name)
+        found = {s: records.read(place / s) for s in ("attacked", "judged")}
+        stages.append((stage.name, found["attacked"], found["judged"]))
+    images, rows = dataset.floats(), []
+    for position, index in enumerate(int(i) for i in dataset.indices):
+        if index not in clean:
+            raise UnfinishedError(_unfinished(index, "clean", folder))
+        label = int(dataset.labels[position])
+        wrong = not stands(clean[index]["logits"], label, setup.policy)
+        if wrong:
+            row = _untouched(images[position], clean[index]["logits"])
+        else:
+            row = settle(index, label, stages, folder)
+        rows.append({"clean_logits": clean[index]["logits"], **row})
+    found = np.stack([row["image"] for row in rows])
+    distance = distances(found, images)
+    counts = {
+        name: np.array([int(row[name]) for row in rows]) for name in (*COUNTS, "broken_at")
+    }
+    return Result(
+        indices=dataset.indices,
+        labels=dataset.labels,
+        clean_logits=np.stack([row["clean_logits"] for row in rows]),
+        logits=np.stack([row["logits"] for row in rows]),
+        images=found,
+        clean_images=images,
+        linf=distance["linf"],
+        l2=distance["l2"],
+        broken_by=np.array([row["broken_by"] for row in rows], np.str_),
+        lost=np.array([row["lost"] for row in rows], float),
+        vote_lost=np.array([bool(row["vote_lost"]) for row in rows]),
+        about={**setup.about, "data": dataset.name, "batch_size": batch_size},
+        **counts,
+    )
+
+
+def settle(
+    index: int,
+    label: int,
+    stages: list[tuple[str, dict[int, records.Row], dict[int, records.Row]]],
+    folder: epath.Path,
+) -> records.Row:
+    """The outcome of a cascade for one image: one row, of what broke it.
+
+    For an image that stands, the attempt with the largest margin under judging key 0 is
+    kept. Other judging keys are not used, to avoid selecting on held-out noise.
+
+    Args:
+      index: of the example.
+      label: its class.
+      stages: name, attacked rows and judged rows of each attack.
+      folder: for messages.
+    """
+    tries: list[records.Row] = []
+    broken_by = ""
+    for name, attacked, judged in stages:
+        for what, rows in (("attacked", attacked), ("judged", judged)):
+            if index not in rows:
+                raise UnfinishedError(_unfinished(index, f"{name} {what}", folder))
+        tries.append({**attacked[index], "logits": judged[index]["logits"]})
+        if not is_right(judged[index]["logits"], label):
+            broken_by = name
+            break
+    margins = [statistics.margin(row["logits"][0], label) for row in tries]
+    best = tries[-1] if broken_by else tries[int(np.argmax(margins))]
+    return {
+        **best,
+        **{name: sum(int(row[name]) for row in tries) for name in COUNTS},
+        "lost": max(float(row["lost"]) for row in tries),
+        "vote_lost": any(bool(row["vote_lost"]) for row in tries),
+        "broken_by": broken_by,
+        "broken_at": _first_seen(tries),
+    }
+
+
+def stands(logits: np.ndarray, label: int, policy: Policy) -> bool:
+    """Whether a clean image `(keys, classes)` is right, so that it is worth an attack.
+
+    Under judging key 0 where the attack replays all noise, else under any judging key.
+    """
+    right = statistics.correct(logits[None], np.array([label]))[0]
+    return bool(right[0] if policy.replays_all else right.any())
+
+
+def is_right(logits: np.ndarray, label: int) -> bool:
+    """Whether the headline draw of `(keys, classes)` is right."""
+    return bool(statistics.correct(logits[None], np.array([label]))[0, 0])
+
+
+def _first_seen(tries: list[records.Row]) -> int:
+    """The first evaluation of all tries that the attack saw misclassified, or -1."""
+    before = 0
+    for row in tries:
+        if row["broken_at"] >= 0:
+            return before + int(row["broken_at"])
+        before += int(row["evaluations"])
+    return -1
+
+
+def _untouched(image: np.ndarray, logits: np.ndarray) -> records.Row:
+    """The outcome for an image that was wrong to begin with: it is left alone."""
+    return {
+        "image": image,
+        "logits": logits,
+        "broken_by": "",
+        "broken_at": 0,
+        "lost": 1.0,
+        "vote_lost": True,
+        **dict.fromkeys(COUNTS, 0),
+    }
+
+
+def _unfinished(index: int, what: str, folder: epath.Path) -> str:
+    return (
+        f"example {index} has no {what} record in {folder}; the run is not finished: start "
+        "it again to go on"
+    )

@@ -1,0 +1,131 @@
+"""Who attacks what, with what knowledge: specs and objects put together and checked."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpure.attacks import ATTACKS, BALLS, cascade
+from jaxpure.attacks.balls import check_radius
+from jaxpure.attacks.cascade import Stage
+from jaxpure.data import Dataset, check
+from jaxpure.defense import PurifiedClassifier, noise_parts
+from jaxpure.errors import UserError, check_range
+from jaxpure.gradients import GRADIENTS, Transfer
+from jaxpure.policy import Policy, parse_policy
+from jaxpure.specs import build, describe
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Who attacks what, with what knowledge; everything but the examples.
+
+    Attributes:
+      defense: `(key, x) -> logits`, under no gradient rule: it judges.
+      seen: the same under the gradient rule, which the attack differentiates.
+      ball: what the attack may do.
+      policy: which noise it knows.
+      stages: the attacks in turn.
+      judging_keys: draws under which every image is judged.
+      about: the same in text, for people and records.
+    """
+
+    defense: Any
+    seen: Any
+    ball: Any
+    policy: Policy
+    stages: tuple[Stage, ...]
+    judging_keys: int
+    about: dict[str, Any]
+
+
+def set_up(
+    defense: Any,
+    attack: Any,
+    *,
+    ball: Any,
+    policy: str | Policy = "replay",
+    gradient: Any = "exact",
+    judging_keys: int = 10,
+) -> Setup:
+    """Puts an evaluation together, specs or objects alike.
+
+    Args:
+      defense: `(key, x) -> logits`, a callable pytree.
+      attack: an attack, or a composite of several.
+      ball: what the attack may do.
+      policy: which noise it knows.
+      gradient: the rule under which it differentiates the purifier.
+      judging_keys: draws under which every image is judged; at least 2 where the attack
+        is given the noise of one.
+
+    Raises:
+      UserError: a spec is wrong, or the parts do not fit together.
+    """
+    purifier = getattr(defense, "purifier", None)
+    attack, ball = build(ATTACKS, attack), build(BALLS, ball)
+    rule = build(GRADIENTS, gradient, denoiser=_denoiser(purifier))
+    policy = parse_policy(policy, noise_parts(purifier))
+    check_range(1, judging_keys=judging_keys)
+    if isinstance(rule, Transfer) and policy.replays_any:
+        raise UserError(
+            "gradient transfer crafts on another defense, which shares no noise with the "
+            "one that judges: use the policy fresh"
+        )
+    if purifier is None:
+        if describe(rule, GRADIENTS) != "exact":
+            raise UserError(
+                f"gradient {describe(rule, GRADIENTS)} is a rule for a purifier, and this "
+                "defense has none: use exact, or make the defense of a purifier and a "
+                "classifier"
+            )
+        seen = defense
+    else:
+        seen = PurifiedClassifier(rule(purifier), defense.classifier)
+    name = describe(attack, ATTACKS)
+    stages = cascade(attack, name.partition("(")[0], seen, policy)
+    about = {
+        "attack": name,
+        "stages": [stage.name for stage in stages],
+        "ball": str(ball),
+        "ball_spec": describe(ball, BALLS),
+        "policy": str(policy),
+        "gradient": describe(rule, GRADIENTS),
+        "judging_keys": judging_keys,
+    }
+    return Setup(defense, seen, ball, policy, stages, judging_keys, about)
+
+
+def check_fit(parts: Setup, dataset: Dataset, batch_size: int) -> None:
+    """Raises UserError, before any work, where a protocol does not fit the examples.
+
+    The defense and one step of each attack are traced, so that what does not fit is told
+    before anything is computed.
+    """
+    check(dataset)
+    check_range(1, batch_size=batch_size)
+    check_radius(parts.ball, dataset.image_shape)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    x = jax.ShapeDtypeStruct(dataset.image_shape, jnp.float32)
+    label = jax.ShapeDtypeStruct((), jnp.int32)
+    logits = jax.eval_shape(lambda d, k, x: d(k, x), parts.defense, key, x)
+    if dataset.labels.max() >= math.prod(logits.shape):
+        raise UserError(
+            f"{dataset.name} has labels up to {dataset.labels.max()}, and the defense "
+            f"gives {math.prod(logits.shape)} logits: choose the classifier for this set"
+        )
+    for stage in parts.stages:
+
+        def first_step(attack, objective, ball, key, x, label):
+            state = attack.init(objective, ball, key, x, label)
+            return attack.step(objective, ball, state)
+
+        jax.eval_shape(first_step, stage.attack, stage.objective, parts.ball, key, x, label)
+
+
+def _denoiser(purifier: Any) -> Any:
+    """The denoiser inside a purifier, for purifiers that a gradient rule names."""
+    inner = getattr(purifier, "purifier", None)
+    return getattr(purifier, "denoiser", None) if inner is None else _denoiser(inner)
