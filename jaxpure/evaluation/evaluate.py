@@ -15,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from jaxpure.attacks import stadv
-from jaxpure.data import Dataset, check
+from jaxpure.data import Dataset, check, take
 from jaxpure.evaluation import engine, records, statistics
 from jaxpure.randomness import Policy
 from jaxpure.types import Key
@@ -411,14 +411,7 @@ def judge_again(
 
 def share_of_process(dataset: Dataset) -> Dataset:
     """This process's examples: every `process_count`-th, from its own number on."""
-    ours = slice(jax.process_index(), None, jax.process_count())
-    return Dataset(
-        dataset.name,
-        dataset.images[ours],
-        dataset.labels[ours],
-        dataset.indices[ours],
-        dataset.num_classes,
-    )
+    return take(dataset, slice(jax.process_index(), None, jax.process_count()))
 
 
 def _is_broken(logits: np.ndarray, label: int, policy: Policy) -> bool:
