@@ -220,33 +220,32 @@ def _targets(architecture: models.Architecture) -> dict[str, tuple[int, ...]]:
 
 def _architecture(family: Family, contents: Contents, settings: Mapping[str, str]) -> Any:
     try:
-        config = family.architecture(contents)
+        architecture = family.architecture(contents)
     except KeyError as error:
         raise ConversionError(
             f"not a checkpoint of {family.name}: it has no tensor {error.args[0]}"
         ) from error
     fields = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+        field.name: getattr(architecture, field.name)
+        for field in dataclasses.fields(architecture)
     }
     changes = {}
     for name, text in settings.items():
         if name not in fields:
-            raise ConversionError(
-                f"unknown field {name!r} of {type(config).__name__}; known: "
-                f"{', '.join(fields)}"
-            )
+            what = f"field of {type(architecture).__name__}"
+            raise ConversionError(unknown(what, name, fields))
         changes[name] = _read_as(name, text, fields[name])
     try:
-        config = dataclasses.replace(config, **changes)
+        architecture = dataclasses.replace(architecture, **changes)
     except ValueError as error:
         raise ConversionError(str(error)) from error
-    unknown = [name for name in fields if getattr(config, name) == ()]
-    if unknown:
+    untold = [name for name in fields if getattr(architecture, name) == ()]
+    if untold:
         raise ConversionError(
-            f"the file does not tell {' and '.join(unknown)}: give "
-            + " ".join(f"--set {name}=..." for name in unknown)
+            f"the file does not tell {' and '.join(untold)}: give "
+            + " ".join(f"--set {name}=..." for name in untold)
         )
-    return config
+    return architecture
 
 
 def _read_as(name: str, text: str, like: Any) -> Any:
