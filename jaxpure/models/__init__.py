@@ -1,5 +1,6 @@
 """Networks: one file an architecture, and the registry that names them."""
 
+from jaxpure.models.airnet import AirNet
 from jaxpure.models.guided_unet import GuidedUNet
 from jaxpure.models.ncsnpp import NcsnPp
 from jaxpure.models.network import (
@@ -21,10 +22,12 @@ REGISTRY: dict[str, type] = {
     "wide_resnet": WideResNet,
     "resnet": ResNet,
     "vit": VisionTransformer,
+    "airnet": AirNet,
 }
 
 __all__ = [
     "REGISTRY",
+    "AirNet",
     "Architecture",
     "GuidedUNet",
     "NcsnPp",
