@@ -13,7 +13,7 @@ from checkpoints_convert.conversion import check, convert
 from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.rules import ConversionError
 from jaxpure.checkpoints import CheckpointError
-from jaxpure.data import DataError
+from jaxpure.errors import UserError
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
             _convert(args)
         else:
             parser.error("give SOURCE and OUT, --list, or --check OUT")
-    except (ConversionError, CheckpointError, DataError) as error:
+    except (ConversionError, CheckpointError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -111,7 +111,7 @@ def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str,
         )
     checked = {**card, "output_shape": out.shape}
     if dataset is not None:
-        test = data.load(dataset, "test")
+        test = data.load(dataset, split="test")
         if network.config.input_shape != test.image_shape or extra:
             raise checkpoints.CheckpointError(
                 f"{path} takes {card['input']}; {dataset} has images of {test.image_shape}"

@@ -82,13 +82,16 @@ def experiment(config: configs.RunConfig) -> Experiment:
 
 def load_data(config: configs.DataConfig, split: str) -> data.Dataset:
     """The examples that a config names, of this split."""
-    return data.load(
-        config.name,
-        split,
-        num_examples=config.num_examples or None,
-        data_dir=config.data_dir or None,
-        image_size=config.image_size or None,
-    )
+    source = data.parse(config.name)
+    options = {
+        "num_examples": config.num_examples or None,
+        "image_size": config.image_size or None,
+    }
+    # Of --data_dir and --split only what the source has: a folder has none, digits no dir.
+    where = {"split": split, "data_dir": config.data_dir or None}
+    options |= {name: value for name, value in where.items() if hasattr(source, name)}
+    given = {name: value for name, value in options.items() if value is not None}
+    return data.load(source, **given)
 
 
 def _check_radius(attack: Any, shape: tuple[int, ...]) -> None:

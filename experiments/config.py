@@ -25,7 +25,7 @@ class DataConfig:
     """Which examples.
 
     Attributes:
-      name: "digits", a TFDS image classification set, or "folder:PATH".
+      name: a spec, "digits", a TFDS image classification set or "folder(PATH)".
       split: "test", "train", or another that the set has.
       num_examples: the first so many of the split; 0 means all.
       data_dir: TFDS's data_dir; "" means TFDS_DATA_DIR or TFDS's default.

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from experiments import config as configs
 from experiments import weights
-from jaxpure import checkpoints, data, evaluation
+from jaxpure import checkpoints, evaluation
+from jaxpure.errors import UserError
 
 flags.DEFINE_string("workdir", None, "Where results go; chosen and printed if not given.")
 flags.DEFINE_string("data_dir", None, "TFDS's data_dir, in place of TFDS_DATA_DIR.")
@@ -30,7 +31,7 @@ flags.DEFINE_bool("list", False, "Shows the configs with a line each, and stops.
 USER_ERRORS = (
     FloatingPointError,
     configs.ConfigError,
-    data.DataError,
+    UserError,
     checkpoints.CheckpointError,
     evaluation.UnfinishedError,
 )

@@ -6,7 +6,7 @@ r"""ImageNet: DiffPure under BPDA in L-inf 4/255, the defense's own noise replay
     python -m experiments.run --config=imagenet_bpda_replay --data_dir=DIR
 
 Images have 224 pixels, the denoiser 256: resized there and back (DiffPure). Any folder with
-a folder of images for each class does for data: --config.data.name=folder:PATH. Other
+a folder of images for each class does for data: '--config.data.name=folder(PATH)'. Other
 classifiers are one override: --config.classifier=weights/wide_resnet50_2.safetensors or
 weights/deit_small.safetensors; without any weights, --config.denoiser=random:guided_unet
 --config.classifier=random:resnet tell what a run would cost. On a GPU or TPU,

@@ -301,7 +301,7 @@ def judge_again(
 
 def share_of_process(dataset: Dataset) -> Dataset:
     """This process's examples: every `process_count`-th, from its own number on."""
-    return take(dataset, range(jax.process_index(), len(dataset), jax.process_count()))
+    return take(dataset, slice(jax.process_index(), None, jax.process_count()))
 
 
 def _check_found(judge: _Judge, rows: list[records.Row], images: np.ndarray) -> None:

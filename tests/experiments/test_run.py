@@ -207,7 +207,7 @@ def test_imagenet_end_to_end_with_small_random_networks(tmp_path):
     code, output = run(
         "run",
         "--config=imagenet_bpda_replay",
-        f"--config.data.name=folder:{tmp_path / 'val'}",
+        f"--config.data.name=folder({tmp_path / 'val'})",
         "--config.data.num_examples=2",
         "--config.data.image_size=16",
         "--config.purifier.image_size=20",

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxpure.data import DataError
+from jaxpure.data.dataset import DataError
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]
 """Images `(n, H, W, C)` uint8 and labels `(n,)` of each split, in published order."""
