@@ -11,8 +11,6 @@ import sys
 from checkpoints_convert import published
 from checkpoints_convert.conversion import check, convert
 from checkpoints_convert.families import FAMILIES
-from checkpoints_convert.rules import ConversionError
-from jaxpure.checkpoints import CheckpointError
 from jaxpure.errors import UserError
 
 
@@ -44,7 +42,7 @@ def main() -> None:
             _convert(args)
         else:
             parser.error("give SOURCE and OUT, --list, or --check OUT")
-    except (ConversionError, CheckpointError, UserError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

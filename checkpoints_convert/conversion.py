@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import datetime
-import difflib
 import importlib.metadata
 import os
 from collections.abc import Mapping
@@ -15,7 +14,9 @@ from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.family import Contents, Family
 from checkpoints_convert.locate import cache, locate
 from checkpoints_convert.rules import ConversionError
-from jaxpure import checkpoints, data, models, training
+from jaxpure import data, models, training, weights
+from jaxpure.errors import unknown
+from jaxpure.weights import WeightsError
 
 
 def convert(
@@ -47,13 +48,11 @@ def convert(
     contents = sources.open_contents(path)
     if entry and entry.family is None and family is None:
         raise ConversionError(f"{entry.name} is no network of jaxpure's: {entry.note}")
-    chosen = _family(contents, family or (entry.family if entry else None))
-    config = _architecture(chosen, contents, settings or {})
-    like = models.abstract(config)
-    targets = {name: x.shape for name, x in checkpoints.flatten(like.params).items()}
+    settings = settings or {}
+    chosen = _family(contents, family or (entry.family if entry else None), settings)
     try:
-        assigned = rules.assign(chosen.layers(config), contents.shapes, targets)
-    except ConversionError as error:
+        architecture, assigned = _translation(chosen, contents, settings)
+    except _DoesNotFit as error:
         raise ConversionError(f"{source} does not fit {chosen.name}: {error}") from error
     card = {
         "family": chosen.name,
@@ -65,14 +64,14 @@ def convert(
         "licence": entry.licence if entry else "not known: see where the file came from",
         "converted": datetime.date.today().isoformat(),
         "jaxpure": importlib.metadata.version("jaxpure"),
-        "input": _input(config),
+        "input": _input(architecture),
     }
-    diffusion = {**chosen.diffusion(config), **contents.diffusion}
-    if diffusion:
-        card["diffusion"] = diffusion
-    values = rules.fill(assigned, contents.read)
+    facts = {**chosen.trained(architecture), **contents.trained}
+    trained = models.Trained.from_json(facts) if facts else None
+    targets = _targets(architecture)
     named = {a.target: targets[a.target] for a in assigned}
-    return checkpoints.save_streamed(out, config, named, values, card)
+    values = rules.fill(assigned, contents.read)
+    return weights.save_streamed(out, architecture, trained, named, values, card)
 
 
 def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str, Any]:
@@ -84,41 +83,40 @@ def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str,
         test split is measured too, and added to what is returned.
 
     Raises:
-      CheckpointError: the file is not the one that the card describes, or its output is
+      WeightsError: the file is not the one that the card describes, or its output is
         not finite.
     """
     import jax
     import jax.numpy as jnp
 
-    card = checkpoints.card(path)
-    found = sources.digest(Path(checkpoints.find(path)))
+    card = weights.card(path)
+    found = sources.digest(Path(weights.find(path)))
     if "sha256" not in card:
-        raise checkpoints.CheckpointError(f"{path} has no card with a sha256 beside it")
+        raise WeightsError(f"{path} has no card with a sha256 beside it")
     if found.sha256 != card["sha256"]:
-        raise checkpoints.CheckpointError(
+        raise WeightsError(
             f"{path} has SHA-256 {found.sha256[:12]}..., its card says "
             f"{card['sha256'][:12]}...: it was changed or cut short; convert it again"
         )
-    network = checkpoints.load(path)
-    x = jnp.zeros(network.config.input_shape)
-    extra = () if hasattr(network.config, "mean") else (jnp.zeros(()),)
-    if getattr(network.config, "num_classes", 0) and extra:
+    network = weights.load(path)
+    architecture = network.architecture
+    x = jnp.zeros(architecture.input_shape)
+    extra = (jnp.zeros(()),) if models.is_denoiser(network) else ()
+    if getattr(architecture, "num_classes", 0) and extra:
         extra += (jnp.zeros((), jnp.int32),)
     out = jax.jit(lambda network, *args: network(*args))(network, x, *extra)
     if not jnp.isfinite(out).all():
-        raise checkpoints.CheckpointError(
-            f"{path}: the output of a grey image is not finite"
-        )
+        raise WeightsError(f"{path}: the output of a grey image is not finite")
     checked = {**card, "output_shape": out.shape}
     if dataset is not None:
-        test = data.load(dataset, split="test")
-        if network.config.input_shape != test.image_shape or extra:
-            raise checkpoints.CheckpointError(
+        test = data.load(dataset, "test")
+        if architecture.input_shape != test.image_shape or extra:
+            raise WeightsError(
                 f"{path} takes {card['input']}; {dataset} has images of {test.image_shape}"
             )
-        classes = getattr(network.config, "num_classes", None)
+        classes = getattr(architecture, "num_classes", None)
         if classes != test.num_classes:
-            raise checkpoints.CheckpointError(
+            raise WeightsError(
                 f"{path} has {classes} classes, {dataset} has {test.num_classes}"
             )
         right = training.accuracy(network, test.floats(), test.labels, 500)
@@ -160,58 +158,94 @@ def _known(entry: published.Published) -> dict[str, Any]:
     return {k: v for k in ("size", "md5", "sha256") if (v := getattr(entry, k))}
 
 
-def _family(contents: Contents, name: str | None) -> Family:
+def _family(contents: Contents, name: str | None, settings: Mapping[str, str]) -> Family:
+    """The family of this name; without one, the one whose table fits the contents."""
     if name is not None:
         if name not in FAMILIES:
-            close = difflib.get_close_matches(name, FAMILIES, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConversionError(
-                f"unknown family {name!r}; known: {', '.join(FAMILIES)}.{hint}"
-            )
+            raise ConversionError(unknown("family", name, FAMILIES))
         return FAMILIES[name]
     found = [family for family in FAMILIES.values() if family.recognise(contents)]
     if len(found) == 1:
         return found[0]
     sample = ", ".join(list(contents.shapes)[:4])
-    if found:
+    if not found:
         raise ConversionError(
-            f"tensors named {sample}... are of {' and '.join(f.name for f in found)}: "
-            "choose with --family"
+            f"no family has tensors named {sample}...; known: {', '.join(FAMILIES)}"
+        )
+    problems = {family.name: _misfit(family, contents, settings) for family in found}
+    fitting = [family for family in found if problems[family.name] is None]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(family.name for family in fitting)
+        raise ConversionError(
+            f"tensors named {sample}... are of {names} alike: choose with --family"
         )
     raise ConversionError(
-        f"no family has tensors named {sample}...; known: {', '.join(FAMILIES)}"
+        f"tensors named {sample}... look like those of {' and '.join(problems)}, but fit "
+        "none: " + "; ".join(f"{name}: {problem}" for name, problem in problems.items())
     )
+
+
+def _misfit(family: Family, contents: Contents, settings: Mapping[str, str]) -> str | None:
+    """Why a family's table does not translate the contents; None where it does."""
+    try:
+        _translation(family, contents, settings)
+    except ConversionError as error:
+        return str(error)
+    return None
+
+
+class _DoesNotFit(ConversionError):
+    """A table leaves tensors over, or parameters."""
+
+
+def _translation(
+    family: Family, contents: Contents, settings: Mapping[str, str]
+) -> tuple[models.Architecture, list[rules.Assignment]]:
+    """The architecture of the contents, and which tensor fills which parameter."""
+    architecture = _architecture(family, contents, settings)
+    table, targets = family.layers(architecture), _targets(architecture)
+    try:
+        return architecture, rules.assign(table, contents.shapes, targets)
+    except ConversionError as error:
+        raise _DoesNotFit(str(error)) from error
+
+
+def _targets(architecture: models.Architecture) -> dict[str, tuple[int, ...]]:
+    """Shapes of its parameters by dotted path."""
+    like = models.abstract(architecture).params
+    return {name: x.shape for name, x in weights.flatten(like).items()}
 
 
 def _architecture(family: Family, contents: Contents, settings: Mapping[str, str]) -> Any:
     try:
-        config = family.architecture(contents)
+        architecture = family.architecture(contents)
     except KeyError as error:
         raise ConversionError(
             f"not a checkpoint of {family.name}: it has no tensor {error.args[0]}"
         ) from error
     fields = {
-        field.name: getattr(config, field.name) for field in dataclasses.fields(config)
+        field.name: getattr(architecture, field.name)
+        for field in dataclasses.fields(architecture)
     }
     changes = {}
     for name, text in settings.items():
         if name not in fields:
-            raise ConversionError(
-                f"unknown field {name!r} of {type(config).__name__}; known: "
-                f"{', '.join(fields)}"
-            )
+            what = f"field of {type(architecture).__name__}"
+            raise ConversionError(unknown(what, name, fields))
         changes[name] = _read_as(name, text, fields[name])
     try:
-        config = dataclasses.replace(config, **changes)
+        architecture = dataclasses.replace(architecture, **changes)
     except ValueError as error:
         raise ConversionError(str(error)) from error
-    unknown = [name for name in fields if getattr(config, name) == ()]
-    if unknown:
+    untold = [name for name in fields if getattr(architecture, name) == ()]
+    if untold:
         raise ConversionError(
-            f"the file does not tell {' and '.join(unknown)}: give "
-            + " ".join(f"--set {name}=..." for name in unknown)
+            f"the file does not tell {' and '.join(untold)}: give "
+            + " ".join(f"--set {name}=..." for name in untold)
         )
-    return config
+    return architecture
 
 
 def _read_as(name: str, text: str, like: Any) -> Any:
@@ -233,11 +267,11 @@ def _read_as(name: str, text: str, like: Any) -> Any:
     return value
 
 
-def _input(config: Any) -> str:
+def _input(architecture: Any) -> str:
     """What the network takes, in words, for the card."""
-    height, width, channels = config.input_shape
+    height, width, channels = architecture.input_shape
     size = f"{height}x{width}x{channels}"
-    if hasattr(config, "mean"):
-        mean, std = list(config.mean), list(config.std)
+    if models.is_classifier(architecture):
+        mean, std = list(architecture.mean), list(architecture.std)
         return f"{size} in [0, 1]; mean {mean} and std {std} are applied inside"
     return f"{size} in [-1, 1] plus noise, and a timestep"

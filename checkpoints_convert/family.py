@@ -18,13 +18,13 @@ class Contents:
       shapes: of the model's tensors, by name, prefixes of wrappers removed.
       read: a tensor by its name.
       settings: what was stored beside them: a parsed `config.json`, or nothing.
-      diffusion: what a denoiser was trained for, where the files say it.
+      trained: facts of a denoiser's training, where the files say them.
     """
 
     shapes: Mapping[str, Shape]
     read: Callable[[str], np.ndarray]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    diffusion: Mapping[str, Any] = field(default_factory=dict)
+    trained: Mapping[str, Any] = field(default_factory=dict)
 
     def has(self, *names: str) -> bool:
         return all(name in self.shapes for name in names)
@@ -47,8 +47,8 @@ class Family:
       recognise: whether these contents are of the family.
       architecture: the network that they are, read off names, shapes and settings.
       layers: the table for such a network.
-      diffusion: what the denoiser of an architecture was trained for, for the card:
-        schedule, timesteps, variance; {} for classifiers.
+      trained: facts of the training of a denoiser of this architecture, by the names of
+        `jaxpure.models.Trained`; {} for classifiers.
     """
 
     name: str
@@ -56,4 +56,4 @@ class Family:
     recognise: Callable[[Contents], bool]
     architecture: Callable[[Contents], Architecture]
     layers: Callable[[Any], Sequence[Layer]]
-    diffusion: Callable[[Any], Mapping[str, Any]] = lambda config: {}
+    trained: Callable[[Any], Mapping[str, Any]] = lambda architecture: {}

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxpure.errors import UserError
+
 Shape = tuple[int, ...]
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError):
     """A source that is not what it claims to be, or that no table fits."""
 
 

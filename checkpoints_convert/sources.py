@@ -19,6 +19,7 @@ import numpy as np
 
 from checkpoints_convert.family import Contents
 from checkpoints_convert.rules import ConversionError
+from jaxpure.diffusion.steps import VARIANCES
 
 # Where a model's tensors are in a training checkpoint; averaged weights come first.
 CONTAINERS = (
@@ -86,12 +87,12 @@ def open_contents(path: Path) -> Contents:
     """
     file = weights_file(path)
     tensors = _open_tensors(file)
-    settings, diffusion = {}, {}
+    settings, trained = {}, {}
     if path.is_dir():
         settings = _json(file.parent / "config.json")
-        diffusion = _scheduler(path)
+        trained = _scheduler(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return Contents(shapes, lambda name: tensors[name].read(), settings, diffusion)
+    return Contents(shapes, lambda name: tensors[name].read(), settings, trained)
 
 
 @dataclass(frozen=True)
@@ -299,11 +300,13 @@ def _describe_scheduler(folder: Path) -> dict[str, Any]:
     options = [] if steps == 1000 else [f"num_timesteps={steps}"]
     if kind == "linear" and not np.allclose(ends, (1e-4, 2e-2)):
         options += [f"beta_start={ends[0]:g}", f"beta_end={ends[1]:g}"]
+    variance = config["variance_type"].removesuffix("_log")  # the same numbers
+    known = {"variance": variance} if variance in VARIANCES else {}
     return {
         "schedule": kind + (f"({','.join(options)})" if options else ""),
-        "variance": config["variance_type"],
         "clip": config["clip_sample"],
         "timesteps": steps,
+        **known,
     }
 
 

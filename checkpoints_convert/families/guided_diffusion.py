@@ -169,5 +169,5 @@ FAMILY = Family(
     recognise=lambda c: c.has("time_embed.0.weight", "input_blocks.0.0.weight"),
     architecture=architecture,
     layers=layers,
-    diffusion=_training,
+    trained=_training,
 )

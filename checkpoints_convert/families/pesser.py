@@ -76,7 +76,7 @@ FAMILY = Family(
     recognise=lambda c: c.has("temb.dense.0.weight", "down.0.block.0.temb_proj.weight"),
     architecture=architecture,
     layers=layers,
-    diffusion=lambda config: {
+    trained=lambda architecture: {
         "schedule": "linear",
         "variance": "fixed_large",
         "timesteps": 1000,

@@ -118,5 +118,5 @@ FAMILY = Family(
     recognise=lambda c: c.has("all_modules.3.GroupNorm_0.weight", "all_modules.0.weight"),
     architecture=architecture,
     layers=layers,
-    diffusion=lambda config: {"schedule": "continuous_vp", "timesteps": 1000},
+    trained=lambda architecture: {"schedule": "continuous_vp", "timesteps": 1000},
 )

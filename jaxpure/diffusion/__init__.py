@@ -2,35 +2,43 @@
 
 from jaxpure.diffusion.chain import (
     Chain,
+    Guide,
+    Step,
     add_noise,
     make_chain,
+    mix,
     reverse,
     reverse_states,
 )
 from jaxpure.diffusion.schedules import (
     SCHEDULES,
     ContinuousVp,
+    Cosine,
+    Levels,
+    Linear,
     Schedule,
-    cosine,
-    linear,
 )
-from jaxpure.diffusion.steps import RULES, Ddim, Ddpm, Ode, Sde, StepRule
+from jaxpure.diffusion.steps import STEP_RULES, Ddim, Ddpm, Ode, Sde, StepRule
 
 __all__ = [
-    "RULES",
     "SCHEDULES",
+    "STEP_RULES",
     "Chain",
     "ContinuousVp",
+    "Cosine",
     "Ddim",
     "Ddpm",
+    "Guide",
+    "Levels",
+    "Linear",
     "Ode",
     "Schedule",
     "Sde",
+    "Step",
     "StepRule",
     "add_noise",
-    "cosine",
-    "linear",
     "make_chain",
+    "mix",
     "reverse",
     "reverse_states",
 ]

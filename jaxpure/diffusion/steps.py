@@ -9,15 +9,19 @@ with `2 C` channels holds the predicted noise first and the variance's value sec
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpure.diffusion.schedules import ContinuousVp, Schedule
+from jaxpure.diffusion.schedules import ContinuousVp, Linear, Schedule
+from jaxpure.errors import UserError, check_in, check_range
+from jaxpure.specs import Registry
 
-VARIANCES = ("fixed_large", "fixed_small", "learned_range")
+Variance = Literal["fixed_large", "fixed_small", "learned_range"]
+VARIANCES: tuple[str, ...] = get_args(Variance)
+Labels = Literal["ceil", "floor", "continuous"]
 
 
 class StepRule(Protocol):
@@ -35,13 +39,21 @@ class StepRule(Protocol):
     def coefficients(
         self, schedule: Schedule, timesteps: np.ndarray
     ) -> tuple[np.ndarray, Any]:
-        """What the denoiser is told `(n,)`, and a pytree of `(n,)` float64 for `step`."""
+        """What the denoiser is told `(n,)`, and a dict of `(n,)` float64 for `step`.
+
+        The dict has at least "signal_level" and "noise_level", square roots of their
+        shares of the variance before the step, which a guide may want to know.
+        """
         ...
 
     def step(
         self, c: Any, x: jax.Array, prediction: jax.Array, noise: jax.Array
     ) -> jax.Array:
-        """One step, with the coefficients `c` of this step alone."""
+        """One step, with the coefficients `c` of this step alone: its mean and noise."""
+        ...
+
+    def noise_variance(self, c: Any, x: jax.Array, prediction: jax.Array) -> jax.Array:
+        """Variance `()` or `(H, W, C)` of a step's noise, as if the last step had some."""
         ...
 
 
@@ -65,14 +77,11 @@ class Ddpm:
         not; pesser's, diffusers' and guided-diffusion's do. Gradients outside are zero.
     """
 
-    variance: str = "fixed_large"
+    variance: Variance = "fixed_large"
     clip: bool = False
 
     def __post_init__(self):
-        if self.variance not in VARIANCES:
-            raise ValueError(
-                f"variance={self.variance!r}, expected one of {', '.join(VARIANCES)}"
-            )
+        check_in("variance", self.variance, VARIANCES)
 
     @property
     def is_random(self) -> bool:
@@ -100,12 +109,17 @@ class Ddpm:
         }
 
     def step(self, c, x, prediction, noise):
-        predicted_noise, learned = _split_prediction(
-            prediction, x, wants_variance=self.variance == "learned_range"
-        )
+        predicted_noise, learned = self._split(prediction, x)
         x0 = predicted_clean(c, x, predicted_noise, self.clip)
         mean = c["clean_weight"] * x0 + c["x_weight"] * x
         return mean + c["draws"] * jnp.exp(0.5 * self.log_variance(c, learned)) * noise
+
+    def noise_variance(self, c, x, prediction):
+        return jnp.exp(self.log_variance(c, self._split(prediction, x)[1]))
+
+    def _split(self, prediction: jax.Array, x: jax.Array):
+        wants_variance = self.variance == "learned_range"
+        return _split_prediction(prediction, x, wants_variance=wants_variance)
 
     def log_variance(self, c: Any, learned: jax.Array | None) -> jax.Array:
         if learned is None:
@@ -136,15 +150,15 @@ class Ddim:
         return self.eta > 0
 
     def __post_init__(self):
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta={self.eta}, expected 0 to 1")
+        check_range(0, 1, eta=self.eta)
+        check_range(0, num_steps=self.num_steps)
 
     def timesteps(self, start: int) -> np.ndarray:
         every = np.arange(start, -1, -1)
         if not self.num_steps:
             return every
         if not 1 <= self.num_steps <= len(every):
-            raise ValueError(
+            raise UserError(
                 f"num_steps={self.num_steps}, expected 1 to {len(every)}, the timesteps "
                 "of the chain"
             )
@@ -171,6 +185,10 @@ class Ddim:
         mean = c["clean_weight"] * x0 + c["noise_weight"] * predicted_noise
         return mean + c["sigma"] * noise
 
+    def noise_variance(self, c, x, prediction):
+        del x, prediction
+        return jnp.square(c["sigma"])
+
 
 @dataclass(frozen=True)
 class Sde:
@@ -179,17 +197,20 @@ class Sde:
     Steps of 1/1000 from time (start + 1)/1000, the last one shorter by `ends_at`.
 
     Attributes:
-      labels: what the denoiser is told at time s. "ceil": 1000 s, counting down to 1,
-        which is what DiffPure's float32 gives for a guided-diffusion network;
-        "floor": 1000 s - 1, down to 0, its float64; "continuous": 999 s (score_sde).
+      labels: what the denoiser is told at time s. "ceil": 1000 s, counting down to 1.
+        "floor": 1000 s - 1, counting down to 0. "continuous": 999 s, as score_sde's
+        networks were trained. For a guided-diffusion network DiffPure takes the whole
+        part of 1000 times a rounded time: in float64 that is "floor"; in float32 it is
+        "ceil" from t_star 100, but from 75 it counts 74, 74, 73, ..., which is neither.
       ends_at: the last time (DiffPure: 1e-5).
     """
 
-    labels: str = "floor"
+    labels: Labels = "floor"
     ends_at: float = 1e-5
 
     def __post_init__(self):
-        _check_labels(self.labels)
+        check_in("labels", self.labels, get_args(Labels))
+        check_range(0, 1e-3, ends_at=self.ends_at)
 
     @property
     def is_random(self) -> bool:
@@ -199,7 +220,7 @@ class Sde:
         return np.arange(start, -1, -1)
 
     def coefficients(self, schedule: Schedule, timesteps: np.ndarray):
-        del schedule  # the continuous one is what the equation speaks of
+        _check_linear(schedule, "sde")
         labels, c = _continuous_grid(timesteps, self.labels, self.ends_at)
         return labels, c | {"diffusion": np.sqrt(c["beta"] * c["length"])}
 
@@ -208,6 +229,10 @@ class Sde:
         score = -predicted_noise / c["noise_level"]
         drift = 0.5 * c["beta"] * x + c["beta"] * score
         return x + drift * c["length"] + c["diffusion"] * noise
+
+    def noise_variance(self, c, x, prediction):
+        del x, prediction
+        return jnp.square(c["diffusion"])
 
 
 @dataclass(frozen=True)
@@ -219,11 +244,12 @@ class Ode:
       ends_at: the last time (DiffPure: 1e-5).
     """
 
-    labels: str = "floor"
+    labels: Labels = "floor"
     ends_at: float = 1e-5
 
     def __post_init__(self):
-        _check_labels(self.labels)
+        check_in("labels", self.labels, get_args(Labels))
+        check_range(0, 1e-3, ends_at=self.ends_at)
 
     @property
     def is_random(self) -> bool:
@@ -233,7 +259,7 @@ class Ode:
         return np.arange(start, -1, -1)
 
     def coefficients(self, schedule: Schedule, timesteps: np.ndarray):
-        del schedule
+        _check_linear(schedule, "ode")
         return _continuous_grid(timesteps, self.labels, self.ends_at)
 
     def step(self, c, x, prediction, noise):
@@ -242,8 +268,12 @@ class Ode:
         score = -predicted_noise / c["noise_level"]
         return x + 0.5 * c["beta"] * (x + score) * c["length"]
 
+    def noise_variance(self, c, x, prediction):
+        del x, prediction
+        return jnp.zeros_like(c["beta"])
 
-RULES = {"ddpm": Ddpm, "ddim": Ddim, "sde": Sde, "ode": Ode}
+
+STEP_RULES = Registry("step rule", {"ddpm": Ddpm, "ddim": Ddim, "sde": Sde, "ode": Ode})
 
 
 def _levels(schedule: Schedule, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -257,23 +287,27 @@ def _split_prediction(
 ) -> tuple[jax.Array, jax.Array | None]:
     channels = x.shape[-1]
     if prediction.shape[-1] not in (channels, 2 * channels):
-        raise ValueError(
+        raise UserError(
             f"the denoiser returned {prediction.shape[-1]} channels for an image of "
             f"{channels}; expected {channels}, or {2 * channels} with learned variance"
         )
     if not wants_variance:
         return prediction[..., :channels], None
     if prediction.shape[-1] == channels:
-        raise ValueError(
+        raise UserError(
             "variance='learned_range' needs a denoiser with twice the image's channels; "
             "this one predicts the noise alone: use fixed_large or fixed_small"
         )
     return prediction[..., :channels], prediction[..., channels:]
 
 
-def _check_labels(labels: str) -> None:
-    if labels not in ("ceil", "floor", "continuous"):
-        raise ValueError(f"{labels=}, expected 'ceil', 'floor' or 'continuous'")
+def _check_linear(schedule: Schedule, name: str) -> None:
+    """The equation speaks of the linear schedule's limit, whatever it is handed."""
+    if schedule != Linear():
+        raise UserError(
+            f"step rule {name} runs the continuous limit of the schedule linear, not "
+            f"{schedule}: use ddpm or ddim"
+        )
 
 
 def _continuous_grid(timesteps: np.ndarray, labels: str, ends_at: float):
@@ -283,8 +317,10 @@ def _continuous_grid(timesteps: np.ndarray, labels: str, ends_at: float):
     ends = np.append(times[1:], ends_at)
     vp = ContinuousVp()
     told = {"ceil": counts, "floor": counts - 1, "continuous": 999 * times}[labels]
+    signal = vp.alphas_cumprod(times)
     return told, {
         "beta": vp.beta(times),
         "length": times - ends,
-        "noise_level": np.sqrt(1 - vp.alphas_cumprod(times)),
+        "signal_level": np.sqrt(signal),
+        "noise_level": np.sqrt(1 - signal),
     }

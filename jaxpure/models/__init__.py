@@ -7,33 +7,43 @@ from jaxpure.models.network import (
     Network,
     abstract,
     create,
+    is_classifier,
+    is_denoiser,
     num_params,
 )
 from jaxpure.models.resnet import ResNet
+from jaxpure.models.trained import Trained
 from jaxpure.models.unet import UNet
 from jaxpure.models.vit import VisionTransformer
 from jaxpure.models.wide_resnet import WideResNet
+from jaxpure.specs import Registry
 
-REGISTRY: dict[str, type] = {
-    "unet": UNet,
-    "guided_unet": GuidedUNet,
-    "ncsnpp": NcsnPp,
-    "wide_resnet": WideResNet,
-    "resnet": ResNet,
-    "vit": VisionTransformer,
-}
+ARCHITECTURES = Registry(
+    "architecture",
+    {
+        "unet": UNet,
+        "guided_unet": GuidedUNet,
+        "ncsnpp": NcsnPp,
+        "wide_resnet": WideResNet,
+        "resnet": ResNet,
+        "vit": VisionTransformer,
+    },
+)
 
 __all__ = [
-    "REGISTRY",
+    "ARCHITECTURES",
     "Architecture",
     "GuidedUNet",
     "NcsnPp",
     "Network",
     "ResNet",
+    "Trained",
     "UNet",
     "VisionTransformer",
     "WideResNet",
     "abstract",
     "create",
+    "is_classifier",
+    "is_denoiser",
     "num_params",
 ]

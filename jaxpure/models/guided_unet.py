@@ -7,13 +7,16 @@ Dropout, which only training would see, is left out.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpure.errors import UserError
 from jaxpure.models.layers import Conv, Dense, GroupNorm, timestep_embedding
 from jaxpure.models.levels import RESAMPLE, build_levels, run_levels
+from jaxpure.models.network import ComputeDtype, Role, check_compute_dtype
 
 NUM_GROUPS, EPSILON = 32, 1e-5
 
@@ -56,11 +59,14 @@ class GuidedUNet:
     scale_shift: bool = True
     resblock_updown: bool = True
     num_classes: int = 0
-    compute_dtype: str = "float32"
+    compute_dtype: ComputeDtype = "float32"
+
+    role: ClassVar[Role] = "denoiser"
 
     def __post_init__(self):
+        check_compute_dtype(self.compute_dtype)
         if self.image_size % 2 ** (len(self.channel_mult) - 1):
-            raise ValueError(
+            raise UserError(
                 f"image_size={self.image_size} cannot be halved "
                 f"{len(self.channel_mult) - 1} times; use fewer levels in channel_mult"
             )
@@ -122,7 +128,7 @@ class _Attention(nnx.Module):
         per_head = config.head_channels
         self.num_heads = channels // per_head if per_head else config.num_heads
         if channels % (per_head or self.num_heads):
-            raise ValueError(
+            raise UserError(
                 f"{channels} channels of attention do not split into heads of "
                 f"head_channels={per_head} (0: into num_heads={config.num_heads})"
             )
@@ -195,7 +201,7 @@ class _GuidedUNet(nnx.Module):
         """
         given, config = x.dtype, self.config
         if (label is None) == bool(config.num_classes):
-            raise ValueError(
+            raise UserError(
                 f"num_classes={config.num_classes}, but {label=}: a class-conditional "
                 "network is called with (x, t, label), another with (x, t)"
             )

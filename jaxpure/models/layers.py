@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpure.errors import UserError
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 SAME_3X3: Padding = ((1, 1), (1, 1))
@@ -158,7 +160,7 @@ class GroupNorm(nnx.Module):
 
     def __init__(self, channels: int, num_groups: int, *, epsilon: float = 1e-6):
         if channels % num_groups:
-            raise ValueError(
+            raise UserError(
                 f"{channels=} is not divisible by {num_groups=}: choose channel counts "
                 "that are multiples of num_groups"
             )

@@ -8,13 +8,16 @@ The network is called with the label that it was trained on, 999 times the time 
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpure.errors import UserError
 from jaxpure.models.layers import Attention, Conv, Dense, GroupNorm, timestep_embedding
 from jaxpure.models.levels import RESAMPLE, build_levels, run_levels
+from jaxpure.models.network import ComputeDtype, Role, check_compute_dtype
 
 HALF = math.sqrt(0.5)
 
@@ -41,11 +44,14 @@ class NcsnPp:
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 8
     attention_resolutions: tuple[int, ...] = (16,)
-    compute_dtype: str = "float32"
+    compute_dtype: ComputeDtype = "float32"
+
+    role: ClassVar[Role] = "denoiser"
 
     def __post_init__(self):
+        check_compute_dtype(self.compute_dtype)
         if self.image_size % 2 ** (len(self.channel_mult) - 1):
-            raise ValueError(
+            raise UserError(
                 f"image_size={self.image_size} cannot be halved "
                 f"{len(self.channel_mult) - 1} times; use fewer levels in channel_mult"
             )

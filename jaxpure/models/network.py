@@ -3,19 +3,30 @@
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import jax
 from flax import nnx
 
-from jaxpure.types import register_pytree
+from jaxpure.errors import UserError, check_in
+from jaxpure.models.trained import Trained
+from jaxpure.pytrees import pytree, static
+
+Role = Literal["classifier", "denoiser"]
+ComputeDtype = Literal["float32", "bfloat16"]
 
 
 class Architecture(Protocol):
-    """What a network is, without its parameters: a frozen dataclass of plain values."""
+    """What a network is, without its parameters: a frozen dataclass of plain values.
+
+    It may also declare `any_size: ClassVar[bool] = True`: its module takes images of any
+    height and width, not of `input_shape` alone.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    role: ClassVar[Role]
+    """A "classifier" is called with images in [0, 1], a "denoiser" with noise and time."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]: ...
@@ -23,50 +34,90 @@ class Architecture(Protocol):
     def build(self, rngs: nnx.Rngs) -> nnx.Module: ...
 
 
-@functools.partial(register_pytree, data_fields=["params"], meta_fields=["config"])
-@dataclass(frozen=True, repr=False, eq=False)
+@pytree(eq=False, repr=False)
 class Network:
     """A network ready to be called, passed to `jit`, or stored.
 
+    A denoiser whose `trained.label_scale` is not 1 is called with timesteps like any other,
+    and scales them by itself.
+
     Attributes:
-      config: the architecture; static.
+      architecture: what it is; static.
       params: `{"params": ..., "stats": ...}`, nested dicts of arrays; the leaves.
+      trained: what a denoiser was trained on; static. None: not known.
     """
 
-    config: Architecture
+    architecture: Architecture = static()
     params: Any
+    trained: Trained | None = static(None)
 
-    def __call__(self, *args: jax.Array) -> jax.Array:
-        return bind(self.config, self.params)(*args)
+    def __call__(self, x: jax.Array, *more: jax.Array) -> jax.Array:
+        """The output for an image, or a batch of them.
+
+        Args:
+          x: `(..., H, W, C)`.
+          *more: a denoiser's timesteps `(...)`, and classes `(...)` where it has such.
+        """
+        self._check_shape(x.shape)
+        if more and self.trained is not None and self.trained.label_scale != 1:
+            t, *classes = more
+            more = (self.trained.label_scale * t, *classes)
+        return bind(self.architecture, self.params)(x, *more)
 
     def __repr__(self) -> str:
-        return f"Network({self.config}, {num_params(self):,} parameters)"
+        return f"Network({self.architecture}, {num_params(self):,} parameters)"
 
     def replace(self, **changes: Any) -> "Network":
-        """The same parameters under a changed configuration (compute_dtype, say)."""
-        config = dataclasses.replace(self.config, **changes)
-        return Network(config, self.params)
+        """The same parameters under a changed architecture (compute_dtype, say)."""
+        architecture = dataclasses.replace(self.architecture, **changes)
+        return Network(architecture, self.params, self.trained)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        expected, given = self.architecture.input_shape, tuple(shape[-3:])
+        if getattr(self.architecture, "any_size", False):
+            fits = len(given) == 3 and given[-1] == expected[-1]
+        else:
+            fits = given == expected
+        if not fits:
+            raise UserError(
+                f"{type(self.architecture).__name__} takes images of {expected}, got "
+                f"{tuple(shape)}: choose a network for this data, or resize the images"
+            )
 
 
-def create(config: Architecture, key: jax.Array) -> Network:
+def is_classifier(network: Any) -> bool:
+    """Whether a `Network`, or an architecture, is one of a classifier."""
+    return _role(network) == "classifier"
+
+
+def is_denoiser(network: Any) -> bool:
+    """Whether a `Network`, or an architecture, is one of a denoiser."""
+    return _role(network) == "denoiser"
+
+
+def _role(network: Any) -> Role | None:
+    return getattr(getattr(network, "architecture", network), "role", None)
+
+
+def create(architecture: Architecture, key: jax.Array) -> Network:
     """A freshly initialised network; `key` is consumed."""
 
     @jax.jit
     def init(key):
-        module = config.build(nnx.Rngs(key))
+        module = architecture.build(nnx.Rngs(key))
         return _split(module)[1]
 
-    return Network(config, init(key))
+    return Network(architecture, init(key))
 
 
-def abstract(config: Architecture) -> Network:
-    """The network with shapes in place of arrays: what a checkpoint must fill."""
-    return Network(config, _abstract_split(config)[1])
+def abstract(architecture: Architecture) -> Network:
+    """The network with shapes in place of arrays: what a file of weights must fill."""
+    return Network(architecture, _abstract_split(architecture)[1])
 
 
-def bind(config: Architecture, params: Any) -> nnx.Module:
+def bind(architecture: Architecture, params: Any) -> nnx.Module:
     """The module with these parameters, for training (which reads new statistics)."""
-    graphdef, _ = _abstract_split(config)
+    graphdef, _ = _abstract_split(architecture)
     return nnx.merge(graphdef, params["params"], params["stats"])
 
 
@@ -77,6 +128,11 @@ def batch_stats(module: nnx.Module) -> Any:
 def num_params(network: Network) -> int:
     """Trainable parameters; running statistics are not counted."""
     return sum(math.prod(p.shape) for p in jax.tree.leaves(network.params["params"]))
+
+
+def check_compute_dtype(compute_dtype: str) -> None:
+    """Raises UserError for a dtype that networks do not compute in."""
+    check_in("compute_dtype", compute_dtype, get_args(ComputeDtype))
 
 
 def _split(module: nnx.Module) -> tuple[Any, Any]:
@@ -90,5 +146,5 @@ def _split(module: nnx.Module) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract_split(config: Architecture) -> tuple[Any, Any]:
-    return _split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
+def _abstract_split(architecture: Architecture) -> tuple[Any, Any]:
+    return _split(nnx.eval_shape(lambda: architecture.build(nnx.Rngs(0))))

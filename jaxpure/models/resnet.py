@@ -7,11 +7,13 @@ networks with parameter-free shortcuts (option A). The input range is [0, 1]; `m
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpure.errors import UserError, check_in
 from jaxpure.models.layers import (
     NO_PADDING,
     BatchNorm,
@@ -20,12 +22,13 @@ from jaxpure.models.layers import (
     mean_over_pixels,
     normalise,
 )
+from jaxpure.models.network import ComputeDtype, Role, check_compute_dtype
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-STEMS = ("imagenet", "cifar")
-BLOCKS = ("bottleneck", "basic")
-SHORTCUTS = ("projection", "zero_pad")
+Block = Literal["bottleneck", "basic"]
+Stem = Literal["imagenet", "cifar"]
+Shortcut = Literal["projection", "zero_pad"]
 EXPANSION = {"bottleneck": 4, "basic": 1}
 
 
@@ -54,24 +57,26 @@ class ResNet:
     layers: tuple[int, ...] = (3, 4, 6, 3)
     planes: tuple[int, ...] = (64, 128, 256, 512)
     width_factor: int = 1
-    block: str = "bottleneck"
-    stem: str = "imagenet"
+    block: Block = "bottleneck"
+    stem: Stem = "imagenet"
     stem_width: int = 64
-    shortcut: str = "projection"
+    shortcut: Shortcut = "projection"
     num_classes: int = 1000
     image_size: int = 224
     in_channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    compute_dtype: str = "float32"
+    compute_dtype: ComputeDtype = "float32"
+
+    role: ClassVar[Role] = "classifier"
 
     def __post_init__(self):
-        for name, known in (("block", BLOCKS), ("stem", STEMS), ("shortcut", SHORTCUTS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"{name}={value!r}, expected one of {', '.join(known)}")
+        check_compute_dtype(self.compute_dtype)
+        check_in("block", self.block, get_args(Block))
+        check_in("stem", self.stem, get_args(Stem))
+        check_in("shortcut", self.shortcut, get_args(Shortcut))
         if len(self.layers) != len(self.planes):
-            raise ValueError(
+            raise UserError(
                 f"layers={self.layers} and planes={self.planes} name different numbers of "
                 "stages"
             )

@@ -8,13 +8,16 @@ would see, is left out.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpure.errors import UserError
 from jaxpure.models.layers import Attention, Conv, Dense, GroupNorm, timestep_embedding
 from jaxpure.models.levels import build_levels, run_levels
+from jaxpure.models.network import ComputeDtype, Role, check_compute_dtype
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,14 @@ class UNet:
     num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = (16,)
     num_groups: int = 32
-    compute_dtype: str = "float32"
+    compute_dtype: ComputeDtype = "float32"
+
+    role: ClassVar[Role] = "denoiser"
 
     def __post_init__(self):
+        check_compute_dtype(self.compute_dtype)
         if self.image_size % 2 ** (len(self.channel_mult) - 1):
-            raise ValueError(
+            raise UserError(
                 f"image_size={self.image_size} cannot be halved "
                 f"{len(self.channel_mult) - 1} times; use fewer levels in channel_mult"
             )

@@ -7,12 +7,15 @@ inside.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpure.errors import UserError
 from jaxpure.models.layers import Dense, LayerNorm, normalise
+from jaxpure.models.network import ComputeDtype, Role, check_compute_dtype
 from jaxpure.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -45,16 +48,19 @@ class VisionTransformer:
     in_channels: int = 3
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    compute_dtype: str = "float32"
+    compute_dtype: ComputeDtype = "float32"
+
+    role: ClassVar[Role] = "classifier"
 
     def __post_init__(self):
+        check_compute_dtype(self.compute_dtype)
         if self.image_size % self.patch_size:
-            raise ValueError(
+            raise UserError(
                 f"image_size={self.image_size} is not a multiple of "
                 f"patch_size={self.patch_size}"
             )
         if self.features % self.num_heads:
-            raise ValueError(
+            raise UserError(
                 f"features={self.features} is not a multiple of num_heads={self.num_heads}"
             )
 

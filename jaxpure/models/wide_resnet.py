@@ -11,10 +11,12 @@ arXiv:2010.03593), RobustBench's `DMWideResNet` and DiffPure's WRN-70-16.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import jax
 from flax import nnx
 
+from jaxpure.errors import UserError, check_in
 from jaxpure.models.layers import (
     NO_PADDING,
     SAME_3X3,
@@ -24,7 +26,9 @@ from jaxpure.models.layers import (
     mean_over_pixels,
     normalise,
 )
+from jaxpure.models.network import ComputeDtype, Role, check_compute_dtype
 
+Activation = Literal["relu", "swish"]
 ACTIVATIONS = {"relu": jax.nn.relu, "swish": jax.nn.swish}
 
 
@@ -54,17 +58,17 @@ class WideResNet:
     in_channels: int = 3
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    activation: str = "relu"
+    activation: Activation = "relu"
     pad_after: bool = False
-    compute_dtype: str = "float32"
+    compute_dtype: ComputeDtype = "float32"
+
+    role: ClassVar[Role] = "classifier"
 
     def __post_init__(self):
+        check_compute_dtype(self.compute_dtype)
         if self.depth < 10 or (self.depth - 4) % 6:
-            raise ValueError(f"depth={self.depth}, expected 6 n + 4: 10, 16, 22, 28...")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation={self.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
-            )
+            raise UserError(f"depth={self.depth}, expected 6 n + 4: 10, 16, 22, 28...")
+        check_in("activation", self.activation, ACTIVATIONS)
 
     @classmethod
     def wrn_28_10(cls, **changes) -> "WideResNet":

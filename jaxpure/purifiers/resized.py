@@ -5,19 +5,26 @@ DiffPure's way with ImageNet: images and classifiers have 224 pixels, the denois
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
-from jaxpure.purifiers.diffpure import Trajectory
-from jaxpure.randomness import PartKeys
-from jaxpure.types import Image, Key, register_pytree
+from jaxpure.errors import check_range
+from jaxpure.keys import AnyKey
+from jaxpure.purifiers.common import Trajectory
+from jaxpure.pytrees import pytree, static
+from jaxpure.specs import Registry
+from jaxpure.types import Image
 
 
-@partial(register_pytree, data_fields=["purifier"], meta_fields=["image_size"])
-@dataclass(frozen=True, eq=False)
+def _purifiers() -> Registry:
+    """The registry that `Resized` is itself in."""
+    from jaxpure.purifiers import PURIFIERS
+
+    return PURIFIERS
+
+
+@pytree(eq=False)
 class Resized:
     """Runs a purifier on images of `image_size`, whatever the size of its input.
 
@@ -26,8 +33,11 @@ class Resized:
       image_size: height and width at which it runs.
     """
 
-    purifier: Any
-    image_size: int
+    purifier: Annotated[Any, _purifiers]
+    image_size: int = static()
+
+    def __post_init__(self):
+        check_range(1, image_size=self.image_size)
 
     @property
     def noise_parts(self) -> tuple[str, ...]:
@@ -37,16 +47,16 @@ class Resized:
     def denoiser_evaluations(self) -> int | None:
         return getattr(self.purifier, "denoiser_evaluations", None)
 
-    def __call__(self, key: Key | PartKeys, x: Image) -> Image:
+    def __call__(self, key: AnyKey, x: Image) -> Image:
         there = resize(x, (self.image_size, self.image_size))
         return resize(self.purifier(key, there), x.shape[:2])
 
     @property
-    def trajectory(self) -> Callable[[Key | PartKeys, Image], Trajectory]:
+    def trajectory(self) -> Callable[[AnyKey, Image], Trajectory]:
         """That of the purifier, if it has one; its states are of `image_size`."""
         inner = self.purifier.trajectory
 
-        def run(key: Key | PartKeys, x: Image) -> Trajectory:
+        def run(key: AnyKey, x: Image) -> Trajectory:
             found = inner(key, resize(x, (self.image_size, self.image_size)))
             return found._replace(purified=resize(found.purified, x.shape[:2]))
 

@@ -4,74 +4,69 @@ The forward half is not needed: reverse diffusion started at the adversarial ima
 already removes the perturbation's part (the finding this library was made to check).
 """
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxpure.diffusion import (
+    SCHEDULES,
+    STEP_RULES,
     Chain,
     Ddpm,
     Schedule,
     StepRule,
-    linear,
     make_chain,
     reverse,
 )
-from jaxpure.purifiers.diffpure import first_timestep
-from jaxpure.randomness import PartKeys, part
-from jaxpure.types import Denoiser, Image, Key, register_pytree
+from jaxpure.keys import AnyKey, part
+from jaxpure.purifiers.common import Start, first_timestep
+from jaxpure.purifiers.fit import fitting_schedule
+from jaxpure.pytrees import derived, pytree, set_derived, static
+from jaxpure.types import Denoiser, Image
 
 
-@partial(
-    register_pytree,
-    data_fields=["denoiser", "chain", "scale"],
-    meta_fields=[],
-)
-@dataclass(frozen=True, eq=False)
+@pytree(eq=False)
 class RevPure:
     """Purifies one image by the reverse chain from t_star, without noising it first.
 
     Attributes:
-      denoiser: `(x, t) -> predicted noise`.
+      denoiser: `(x, t) -> predicted noise`, a callable pytree.
+      t_star: as for `DiffPure`.
+      step_rule: how a reverse step goes.
+      schedule: as for `DiffPure`.
+      scale_input: multiply the input in [-1, 1] by sqrt(alphas_cumprod) at the first
+        timestep, which is the mean that noising would have given.
+      start: as for `DiffPure`.
       chain: the reverse steps.
-      scale: `()` factor of the input in [-1, 1]; 1, or sqrt(alphas_cumprod) at the
-        first timestep, which is the mean that noising would have given.
+      scale: `()` what the input is multiplied by.
     """
 
     denoiser: Denoiser
-    chain: Chain
-    scale: Any
+    t_star: int = static(100)
+    step_rule: Annotated[StepRule, STEP_RULES] = static(Ddpm())
+    schedule: Annotated[Schedule, SCHEDULES] | None = static(None)
+    scale_input: bool = static(False)
+    start: Start = static("t_star_minus_1")
+    chain: Chain = derived()
+    scale: Any = derived()
 
-    @classmethod
-    def create(
-        cls,
-        denoiser: Denoiser,
-        schedule: Schedule | None = None,
-        *,
-        t_star: int = 100,
-        step_rule: StepRule | None = None,
-        scale_input: bool = False,
-        start: str = "t_star_minus_1",
-    ) -> "RevPure":
-        """A RevPure with this denoiser; arguments as for `DiffPure.create`."""
-        schedule = linear() if schedule is None else schedule
-        first = first_timestep(t_star, start)
-        chain = make_chain(schedule, step_rule or Ddpm(), first)
-        scale = schedule.alphas_cumprod[first] ** 0.5 if scale_input else 1.0
-        return cls(denoiser, chain, scale)
+    def __post_init__(self):
+        first = first_timestep(self.t_star, self.start)
+        schedule = fitting_schedule(self.denoiser, self.schedule, first, self.step_rule)
+        chain = make_chain(schedule, self.step_rule, first)
+        scale = schedule.alphas_cumprod[first] ** 0.5 if self.scale_input else 1.0
+        set_derived(self, chain=chain, scale=scale)
 
     @property
     def noise_parts(self) -> tuple[str, ...]:
-        return ("reverse",) if self.chain.rule.is_random else ()
+        return ("reverse",) if self.step_rule.is_random else ()
 
     @property
     def denoiser_evaluations(self) -> int:
         return len(self.chain)
 
-    def __call__(self, key: Key | PartKeys, x: Image) -> Image:
+    def __call__(self, key: AnyKey, x: Image) -> Image:
         # Round 0 of DiffPure's noise, so that either can stand in for the other.
         reverse_key = jax.random.fold_in(part(key, "reverse"), 0)
         start = jnp.asarray(self.scale, x.dtype) * (2 * x - 1)
