@@ -109,7 +109,7 @@ def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str,
         raise WeightsError(f"{path}: the output of a grey image is not finite")
     checked = {**card, "output_shape": out.shape}
     if dataset is not None:
-        test = data.load(dataset, "test")
+        test = data.load(dataset, split="test")
         if architecture.input_shape != test.image_shape or extra:
             raise WeightsError(
                 f"{path} takes {card['input']}; {dataset} has images of {test.image_shape}"

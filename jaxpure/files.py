@@ -5,6 +5,7 @@ Paths may lie on a local disk or in a bucket (`gs://...`), through etils.epath.
 
 import contextlib
 import hashlib
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ def appears_whole(path: epath.PathLike) -> Iterator[Any]:
     """A file to write to, which takes its name once all is written, and else is removed."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.part"
+    # A name of its own, so that two writers of one file do not meet in a third.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         with temporary.open("wb") as file:
             yield file

@@ -26,7 +26,8 @@ from jaxpure.data import Dataset, take
 from jaxpure.data import load as load_data
 from jaxpure.defense import noise_parts
 from jaxpure.errors import UserError
-from jaxpure.evaluation import lanes, records, statistics
+from jaxpure.evaluation import lanes, lock, records, statistics
+from jaxpure.evaluation.identity import Identity, identify
 from jaxpure.evaluation.result import Result
 from jaxpure.evaluation.settle import load, stage_folder, stands
 from jaxpure.evaluation.setup import Setup, check_fit, set_up
@@ -103,7 +104,9 @@ def evaluate(
     )
     with _progress(progress, len(examples)) as tell:
         if folder is not None:
-            return run(setup, examples, key, batch_size, epath.Path(folder), tell, mesh)
+            path = epath.Path(folder)
+            with lock.held(path):
+                return run(setup, examples, key, batch_size, path, tell, mesh)
         with tempfile.TemporaryDirectory() as temporary:
             path = epath.Path(temporary)
             return run(setup, examples, key, batch_size, path, tell, mesh)
@@ -123,7 +126,9 @@ def run(
     mesh = lanes.local_mesh() if mesh is None else mesh
     where = lanes.Lanes(mesh, batch_size)
     examples = lanes.Examples(key, dataset.indices, dataset.floats(), dataset.labels)
-    judge = _Judge(setup, where, examples)
+    identity = identify(setup, key, batch_size, dataset)
+    records.claim(folder, identity)
+    judge = _Judge(setup, where, examples, identity)
     reporter = _ProgressReporter(progress, len(dataset))
 
     clean = judge.known(folder / "clean")
@@ -145,14 +150,21 @@ def run(
         place = stage_folder(folder, number, stage.name)
         found = _attack(place, stage, judge, standing, reporter)
         standing = [i for i in standing if found[i]]
-    return load(folder, dataset, setup, batch_size)
+    return load(folder, dataset, setup, identity)
 
 
 class _Judge:
     """Judges images under the judging keys and writes down what it saw."""
 
-    def __init__(self, setup: Setup, where: lanes.Lanes, examples: lanes.Examples):
-        self.setup, self.lanes, self.examples = setup, where, examples
+    def __init__(
+        self,
+        setup: Setup,
+        where: lanes.Lanes,
+        examples: lanes.Examples,
+        identity: Identity,
+    ):
+        self.setup, self.lanes = setup, where
+        self.examples, self.identity = examples, identity
 
     def images_of(self, indices: Iterable[int]) -> np.ndarray:
         position = self.examples.position
@@ -163,7 +175,7 @@ class _Judge:
 
     def known(self, folder: epath.Path) -> dict[int, records.Row]:
         """Rows on disk that are ours: a folder holds other processes' rows too."""
-        rows = records.read(folder)
+        rows = records.read(folder, self.identity)
         return {i: row for i, row in rows.items() if i in self.examples.position}
 
     def __call__(
@@ -180,7 +192,7 @@ class _Judge:
             setup.judging_keys,
         )
         rows = [{"index": i, "logits": row} for i, row in zip(indices, logits, strict=True)]
-        records.append(folder, rows)
+        records.append(folder, rows, self.identity)
         return {row["index"]: row for row in rows}
 
     def right(self, rows: dict[int, records.Row]) -> dict[int, bool]:
@@ -267,7 +279,7 @@ def _attack(
                 }
                 for row in rows
             ]
-            records.append(folder / "attacked", rows)
+            records.append(folder / "attacked", rows, judge.identity)
             waiting += rows
             judge_waiting(at_least=judge.lanes.slots)
             reporter(stage.name)
@@ -301,7 +313,7 @@ def judge_again(
 
 def share_of_process(dataset: Dataset) -> Dataset:
     """This process's examples: every `process_count`-th, from its own number on."""
-    return take(dataset, slice(jax.process_index(), None, jax.process_count()))
+    return take(dataset, range(jax.process_index(), len(dataset), jax.process_count()))
 
 
 def _check_found(judge: _Judge, rows: list[records.Row], images: np.ndarray) -> None:

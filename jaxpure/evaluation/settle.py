@@ -11,6 +11,7 @@ from jaxpure.attacks.balls import distances
 from jaxpure.data import Dataset
 from jaxpure.errors import UserError
 from jaxpure.evaluation import records, statistics
+from jaxpure.evaluation.identity import Identity
 from jaxpure.evaluation.result import COUNTS, Result
 from jaxpure.evaluation.setup import Setup
 from jaxpure.policy import Policy
@@ -25,17 +26,18 @@ def stage_folder(folder: epath.Path, number: int, name: str) -> epath.Path:
     return folder / "stages" / f"{number}-{name}"
 
 
-def load(folder: epath.Path, dataset: Dataset, setup: Setup, batch_size: int) -> Result:
+def load(folder: epath.Path, dataset: Dataset, setup: Setup, identity: Identity) -> Result:
     """Joins a finished evaluation's records, in the order of `dataset`.
 
     Raises:
       UnfinishedError: a record is missing; names the example.
+      RecordError: a record was altered, or is not of this evaluation.
     """
-    clean = records.read(folder / "clean")
+    clean = records.read(folder / "clean", identity)
     stages = []
     for number, stage in enumerate(setup.stages):
         place = stage_folder(folder, number, stage.name)
-        found = {s: records.read(place / s) for s in ("attacked", "judged")}
+        found = {s: records.read(place / s, identity) for s in ("attacked", "judged")}
         stages.append((stage.name, found["attacked"], found["judged"]))
     images, rows = dataset.floats(), []
     for position, index in enumerate(int(i) for i in dataset.indices):
@@ -65,7 +67,7 @@ def load(folder: epath.Path, dataset: Dataset, setup: Setup, batch_size: int) ->
         broken_by=np.array([row["broken_by"] for row in rows], np.str_),
         lost=np.array([row["lost"] for row in rows], float),
         vote_lost=np.array([bool(row["vote_lost"]) for row in rows]),
-        about={**setup.about, "data": dataset.name, "batch_size": batch_size},
+        about={**setup.about, "data": dataset.name, "hash": identity.evaluation_hash},
         **counts,
     )
 

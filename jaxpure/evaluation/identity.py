@@ -1,0 +1,113 @@
+"""What an evaluation is: its protocol and its examples, told apart by their digests.
+
+Every record carries the digest of the evaluation that it belongs to and of the example that
+it is about, so that no record is taken for another's: not after a change of the config, of
+weights at the same path, of the data set, nor of how records are made (`VERSION`).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpure.keys import Key
+from jaxpure.pytrees import is_key
+
+VERSION = 2  # of the protocol: what records mean, and under which keys they were made
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an evaluation's records belong to.
+
+    Attributes:
+      parts: what makes it the one it is, by name, as text or digests.
+      examples: digest of each example by its published index.
+    """
+
+    parts: Mapping[str, str]
+    examples: Mapping[int, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the parts: the same for every share of the examples."""
+        return digest_of(json.dumps(dict(self.parts), sort_keys=True).encode())
+
+    @cached_property
+    def evaluation_hash(self) -> str:
+        """Of parts and examples: equal for runs of the same experiment."""
+        examples = json.dumps(sorted(self.examples.items())).encode()
+        return digest_of(self.digest.encode() + examples)
+
+
+def identify(setup: Any, key: Key, batch_size: int, dataset: Any) -> Identity:
+    """The identity of an evaluation.
+
+    Args:
+      setup: an `evaluation.Setup`.
+      key: the root key.
+      batch_size: images side by side on a device, which rounding may depend on.
+      dataset: the examples.
+    """
+    parts = {
+        "version": str(VERSION),
+        "defense": fingerprint(setup.defense),
+        "seen defense": fingerprint(setup.seen),
+        "attack": fingerprint([(s.attack, s.objective) for s in setup.stages]),
+        "ball": fingerprint(setup.ball),
+        "key": fingerprint(key),
+        **{
+            name: str(setup.about[name])
+            for name in ("policy", "gradient", "judging_keys", "stages")
+        },
+        "batch_size": str(batch_size),
+        "data": dataset.name,
+    }
+    return Identity(parts, example_digests(dataset))
+
+
+def example_digests(dataset: Any) -> dict[int, str]:
+    """A digest of each example, its image as float32 and its label, by index."""
+    images, labels = dataset.floats(), dataset.labels
+    return {
+        int(index): digest_of(
+            np.ascontiguousarray(images[i]).tobytes() + int(labels[i]).to_bytes(8, "little")
+        )
+        for i, index in enumerate(dataset.indices)
+    }
+
+
+def fingerprint(tree: Any) -> str:
+    """A digest of a pytree: its structure with all that is static, and its leaves.
+
+    Functions in the structure count by their name, since their place in memory differs
+    from run to run.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(structure))
+    digest = hashlib.sha256(text.encode())
+    for leaf in leaves:
+        array = np.asarray(jax.random.key_data(leaf) if _is_typed_key(leaf) else leaf)
+        digest.update(f"{array.shape}{array.dtype.name}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Names of the parts in which two evaluations differ."""
+    return sorted(n for n in {*ours, *theirs} if ours.get(n) != theirs.get(n))
+
+
+def digest_of(content: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _is_typed_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and is_key(leaf)
