@@ -27,7 +27,7 @@ def say(what: str) -> None:
 
 
 def install() -> None:
-    """From now on an interrupt ends this process. In threads other than the main: nothing."""
+    """From now on an interrupt ends this process; called in the main thread, once."""
     if threading.current_thread() is not threading.main_thread():
         return
     reader, writer = os.pipe()
@@ -50,7 +50,7 @@ def _wait(reader: int) -> None:
 
 
 def _end() -> None:
-    """Says so and ends. Buffers of the main thread are left alone: it may hold their lock."""
+    """Says so and ends; flushes nothing, since the main thread may hold a stream's lock."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{_message}\n".encode())
     os._exit(EXIT_CODE)

@@ -85,8 +85,10 @@ def check_gradient(
         wide = jnp.asarray(x, jnp.float64)
 
         def value(defense, x):
-            logits, added = (defense(key, x), 0.0) if auxiliary_loss is None else (
-                auxiliary_loss(defense, key, x)
+            logits, added = (
+                (defense(key, x), 0.0)
+                if auxiliary_loss is None
+                else (auxiliary_loss(defense, key, x))
             )
             return loss_of(loss, jnp.asarray(label))(logits) + added
 

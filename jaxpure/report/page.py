@@ -1,4 +1,4 @@
-"""The page: all that report.html of a run says, put into page.html beside this file."""
+"""The page: all that a report says, put into page.html beside this file."""
 
 from importlib import resources
 from typing import Any
@@ -7,20 +7,24 @@ import jinja2
 import numpy as np
 from etils import epath
 
-from experiments.report import curve, pictures, tables, words
-from jaxpure import checkpoints
-from jaxpure.evaluation import Result
+from jaxpure.evaluation.result import Result
+from jaxpure.evaluation.summary import summarize
+from jaxpure.files import write_atomically
+from jaxpure.report import curve, pictures, tables, words
+
+
+def of_result(path: epath.Path, result: Result, undefended: Result | None = None) -> None:
+    """Writes the page of an evaluation; see `Result.report`."""
+    about = {name: str(value) for name, value in result.about.items() if value is not None}
+    write(path, summarize(result, undefended) | {"config": about}, result, undefended)
 
 
 def write(
     path: epath.Path,
     summary: dict[str, Any],
     defended: Result,
-    undefended: Result,
-    shown: np.ndarray,
-    clean_images: np.ndarray,
-    purified_clean: np.ndarray,
-    purified_adversarial: np.ndarray,
+    undefended: Result | None = None,
+    purified: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Writes the page.
 
@@ -28,21 +32,20 @@ def write(
       path: of the HTML file.
       summary: what summary.json holds; accuracies as dicts of value, low, high and n.
       defended: the purified classifier's evaluation.
-      undefended: the bare classifier's, of the same examples.
-      shown: `(m,)` positions of the examples to show; see `chosen`.
-      clean_images: `(m, H, W, C)` at these positions.
-      purified_clean: likewise, purified under judging key 0.
-      purified_adversarial: likewise, of `defended.images[shown]`.
+      undefended: the undefended classifier's, of the same examples, if there is one.
+      purified: `(m, H, W, C)` each, the clean and the adversarial images that are shown
+        (`pictures.chosen`), purified under judging key 0, if that is known.
     """
-    adversarial = defended.images[shown]
-    factor = pictures.magnification(adversarial - clean_images)
-    images = (
-        clean_images,
-        adversarial,
-        0.5 + factor * (adversarial - clean_images),
-        purified_clean,
-        purified_adversarial,
-    )
+    shown = pictures.chosen(defended)
+    clean, adversarial = defended.clean_images[shown], defended.images[shown]
+    factor = pictures.magnification(adversarial - clean)
+    images = {
+        "clean": clean,
+        "adversarial": adversarial,
+        f"perturbation ×{factor:g}": 0.5 + factor * (adversarial - clean),
+    }
+    if purified is not None:
+        images |= {"purified clean": purified[0], "purified adversarial": purified[1]}
     template = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -59,22 +62,25 @@ def write(
             "described": curve.describe(summary, defended, undefended),
             "unseen": words.knowledge(summary) != "none",
         },
+        columns=[name[0].upper() + name[1:] for name in images],
         grid=list(pictures.grid(defended, shown, images)),
         fates=pictures.fates(defended),
         factor=f"{factor:g}",
-        image_width=pictures.displayed_width(clean_images),
-        large=clean_images.shape[2] > pictures.IMAGE_WIDTH,
-        side=pictures.SIDE if pictures.is_scaled_down(clean_images) else None,
+        purified=purified is not None,
+        image_width=pictures.displayed_width(clean),
+        large=clean.shape[2] > pictures.IMAGE_WIDTH,
+        side=pictures.SIDE if pictures.is_scaled_down(clean) else None,
         stages=tables.stages(summary),
         resubmitted=bool(summary.get("resubmission")),
+        undefended=undefended is not None,
         diagnostics=tables.diagnostics(defended, undefended),
         run=tables.run(summary),
         config=tables.config(summary.get("config") or {}),
         replayed=words.knowledge(summary) == "all",
+        is_run=bool(summary.get("name")),
     )
-    checkpoints.write_atomically(path, page.encode())
+    write_atomically(path, page.encode())
 
 
 def _template() -> str:
-    folder = resources.files("experiments.report")
-    return folder.joinpath("page.html").read_text(encoding="utf-8")
+    return resources.files("jaxpure.report").joinpath("page.html").read_text("utf-8")
