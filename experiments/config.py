@@ -86,19 +86,37 @@ class TrainConfig:
 
     Attributes:
       task: "classifier" or "denoiser".
-      data: the examples to train on; classifiers are tested on the test split.
+      data: the examples to train on; the test split measures, and decides nothing.
       architecture: name in jaxpure.models.REGISTRY with its options in brackets; the
         image's shape and the number of classes are filled in from the data.
       num_steps: updates.
       batch_size: examples an update, over all devices.
-      optimizer: "sgd" (Nesterov, momentum 0.9) or "adam".
-      learning_rate: the peak; linear warm-up, then a cosine to zero.
-      warmup_steps: updates of the warm-up.
+      accumulation: parts of a batch that are taken one after another, for its gradient in
+        less memory.
+      passes: an epoch is a shuffled pass over the data; else examples are drawn with
+        replacement.
+      optimizer: "sgd" (Nesterov), "adam", or "muon", which leaves all but convolutions to
+        SGD.
+      learning_rate: the peak.
+      rate_factors: factors of the rate by a part of a parameter's name, as "bias=64,
+        logits=2"; of sgd and of muon's SGD.
+      warmup_steps: updates in which the rate grows linearly from 0.
+      rate_decay: what follows: "cosine" or "linear" to zero, or "constant".
+      momentum: of sgd.
+      muon_momentum: of muon's convolutions.
       weight_decay: decoupled from the loss for adam, added to the gradient for sgd.
       ema_decay: of the averaged weights, which are the ones that are published.
-      grad_clip: the gradient's largest L2 norm.
+      ema_width: relative width of a power-function average in its place, whose horizon
+        grows with training; 0 for `ema_decay`.
+      grad_clip: the gradient's largest L2 norm; 0 for any.
+      label_smoothing: of a classifier's labels.
       shift: augmentation, pixels.
+      reflect: a shift uncovers the image mirrored at its edge; else 0.
       flip: augmentation, mirrored images.
+      alternate_flips: each image is mirrored in every other epoch (with `passes`); else
+        at random.
+      small_size: images are resized to it in the first `small_steps` updates.
+      small_steps: 0 for none.
       adversarial_eps_255: a classifier is trained on what PGD makes of each image in
         this Linf ball, in units of 1/255; 0 trains on the images themselves.
       adversarial_step_255: length of a step of that PGD.
@@ -106,8 +124,13 @@ class TrainConfig:
       schedule: a denoiser's noise schedule.
       max_timestep: a denoiser is trained on timesteps below this alone, for
         purification with `t_star` up to it; 0 means all of the schedule.
+      min_snr_gamma: a denoiser's timesteps are weighed by min-SNR; 0 weighs all alike.
       compute_dtype: of activations; "float32" or "bfloat16".
       stored_dtype: of the published file; "float32" or "float16".
+      log_steps: updates between lines of the loss.
+      validation_steps: updates between measurements on the test split; 0 for none.
+      kept_checkpoints: weights are kept along the way, averaged and raw, at the last step
+        and at a half, a quarter, ... of it: so many in all.
       checkpoint_seconds: time between saved states.
       seed: of the root key.
     """
@@ -119,21 +142,37 @@ class TrainConfig:
     architecture: str = "wide_resnet"
     num_steps: int = 1000
     batch_size: int = 128
+    accumulation: int = 1
+    passes: bool = False
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    rate_factors: str = ""
     warmup_steps: int = 100
+    rate_decay: str = "cosine"
+    momentum: float = 0.9
+    muon_momentum: float = 0.6
     weight_decay: float = 0.0
     ema_decay: float = 0.999
+    ema_width: float = 0.0
     grad_clip: float = 1.0
+    label_smoothing: float = 0.0
     shift: int = 0
+    reflect: bool = False
     flip: bool = False
+    alternate_flips: bool = False
+    small_size: int = 0
+    small_steps: int = 0
     adversarial_eps_255: float = 0.0
     adversarial_step_255: float = 2.0
     adversarial_steps: int = 10
     schedule: str = "linear"
     max_timestep: int = 0
+    min_snr_gamma: float = 0.0
     compute_dtype: str = "float32"
     stored_dtype: str = "float32"
+    log_steps: int = 100
+    validation_steps: int = 0
+    kept_checkpoints: int = 0
     checkpoint_seconds: int = 120
     seed: int = 0
 

@@ -1,5 +1,6 @@
 """Networks: one file an architecture, and the registry that names them."""
 
+from jaxpure.models.airnet import AirNet
 from jaxpure.models.guided_unet import GuidedUNet
 from jaxpure.models.ncsnpp import NcsnPp
 from jaxpure.models.network import (
@@ -27,11 +28,13 @@ ARCHITECTURES = Registry(
         "wide_resnet": WideResNet,
         "resnet": ResNet,
         "vit": VisionTransformer,
+        "airnet": AirNet,
     },
 )
 
 __all__ = [
     "ARCHITECTURES",
+    "AirNet",
     "Architecture",
     "GuidedUNet",
     "NcsnPp",

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpure.errors import UserError
+from jaxpure.models.winograd import conv3x3
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -76,10 +77,10 @@ def _conv_bwd(stride, padding, residuals, g):
         (dx,) = jax.linear_transpose(
             lambda x: _conv_as_dots(x, kernel, stride, padding), x
         )(g)
-    # Dropped by XLA where nobody wants it, as in an attack. Training wants it outside of
-    # any scan, where this is the fast one.
+    # Dropped by XLA where nobody wants it, as in an attack. As dots it is as fast as the
+    # convolution that autodiff makes, and up to 5 times faster where channels are few.
     (dkernel,) = jax.linear_transpose(
-        lambda kernel: _conv(x, kernel, stride, padding), kernel
+        lambda kernel: _conv_as_dots(x, kernel, stride, padding), kernel
     )(g)
     return dx, dkernel
 
@@ -88,17 +89,26 @@ _conv_own_rule.defvjp(_conv_fwd, _conv_bwd)
 
 
 def conv2d(
-    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: Padding
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    padding: Padding,
+    winograd: bool = False,
 ) -> jax.Array:
     """2D convolution of `x` `(..., H, W, C)` with `kernel` `(kh, kw, C, D)`.
 
     On the CPU it carries its own derivative rule: inside a `lax.scan` XLA:CPU runs
     the convolutions that autodiff makes as naive loops, up to 20 times slower. Other
     platforms keep autodiff's. Reverse mode only on the CPU, as with any `custom_vjp`.
+    `winograd` takes jaxpure.models.winograd there, for 3x3 kernels of stride 1 that keep
+    the size: faster for 64 channels and more, equal but to rounding.
     """
     if kernel.shape[:2] == (1, 1) and stride == 1:
         return x @ kernel[0, 0]
     if jax.default_backend() == "cpu":
+        if winograd and kernel.shape[:2] == (3, 3) and (stride, padding) == (1, SAME_3X3):
+            return conv3x3(x, kernel)
         return _conv_own_rule(x, kernel, stride, padding)
     return _conv(x, kernel, stride, padding)
 
@@ -116,6 +126,7 @@ class Conv(nnx.Module):
         padding: Padding = SAME_3X3,
         bias: bool = True,
         scale: float = 1.0,
+        winograd: bool = False,
         rngs: nnx.Rngs,
     ):
         shape = (size, size, in_channels, out_channels)
@@ -124,10 +135,17 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_channels)) if bias else None
         self.stride = stride
         self.padding = padding
+        self.winograd = winograd
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].astype(x.dtype)
-        y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
+        y = conv2d(
+            x,
+            kernel,
+            stride=self.stride,
+            padding=self.padding,
+            winograd=self.winograd,
+        )
         return y if self.bias is None else _add_last(y, self.bias[...])
 
 
@@ -191,11 +209,18 @@ class BatchNorm(nnx.Module):
 
     `train=True` uses the statistics of all leading axes and moves the running ones by
     `momentum`, as torch does (its momentum is `1 - momentum` here; biased variance for
-    the output, unbiased for the running value).
+    the output, unbiased for the running value). `scale=False` leaves the factor out.
     """
 
-    def __init__(self, channels: int, *, epsilon: float = 1e-5, momentum: float = 0.9):
-        self.scale = nnx.Param(jnp.ones(channels))
+    def __init__(
+        self,
+        channels: int,
+        *,
+        epsilon: float = 1e-5,
+        momentum: float = 0.9,
+        scale: bool = True,
+    ):
+        self.scale = nnx.Param(jnp.ones(channels)) if scale else None
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = nnx.BatchStat(jnp.zeros(channels))
         self.var = nnx.BatchStat(jnp.ones(channels))
@@ -212,7 +237,9 @@ class BatchNorm(nnx.Module):
             keep = self.momentum
             self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
             self.var[...] = keep * self.var[...] + (1 - keep) * var * (count / (count - 1))
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        factor = jax.lax.rsqrt(var + self.epsilon)
+        if self.scale is not None:
+            factor = self.scale[...] * factor
         shift = self.bias[...] - mean * factor
         return _add_last(_times_last(x, factor), shift)
 
