@@ -16,14 +16,15 @@ def use(count: int | None, multiple_of: int | None = None) -> None:
 
     Args:
       count: so many; 0 leaves it to JAX; None means one for each physical core, unless
-        the user has said so to XLA.
+        the user's environment says how many (JAX_NUM_CPU_DEVICES, XLA_FLAGS).
       multiple_of: the devices share so many examples evenly; of the cores only as many
         are used as divide it.
     """
     import jax
 
     if count is None:
-        if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        told_xla = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+        if told_xla or "JAX_NUM_CPU_DEVICES" in os.environ:
             return
         count = physical_cores()
         if multiple_of is not None:

@@ -84,7 +84,7 @@ def launch(
         if found.config is None:
             raise ArgumentError("--config=NAME is needed; --list shows the names")
         config = overrides.apply(configs.by_name(found.config, kind), found.overrides)
-        batch = config.batch_size if kind is configs.TrainConfig else None
+        batch = _shared_batch(config)
         devices.use(found.cpu_devices, multiple_of=batch)
         use_compilation_cache()
         return main(found, config) or 0
@@ -92,6 +92,13 @@ def launch(
         return fail(str(error))
     except OSError as error:
         return fail(_os_error(error))
+
+
+def _shared_batch(config: Any) -> int | None:
+    """Examples that all devices share evenly, which is so in training alone."""
+    if not isinstance(config, configs.TrainConfig):
+        return None
+    return max(config.batch_size // max(config.accumulation, 1), 1)
 
 
 def fail(message: str) -> int:
