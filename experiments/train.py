@@ -9,7 +9,6 @@ the run as it stands and trains no further.
 
 import dataclasses
 import json
-import os
 import sys
 from functools import partial
 from typing import Any
@@ -18,25 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
 from experiments import config as configs
 from experiments import program, training_log
+from experiments.arguments import Arguments, Flag
 from experiments.build import load_data
-from jaxpure import checkpoints, data, models, optimizers, training
-from jaxpure.attacks.pgd import check_ball
-from jaxpure.diffusion import schedules
+from jaxpure import data, models, optimizers, specs, training, weights
+from jaxpure.attacks import Linf, Pgd
+from jaxpure.diffusion import SCHEDULES
+from jaxpure.errors import UserError, check_in
 
-_CONFIG = config_flags.DEFINE_config_dataclass(
-    "config",
-    configs.TrainConfig(),
-    "Name of a training config.",
-    parse_fn=partial(configs.by_name, kind=configs.TrainConfig),
-)
-_EXPORT = flags.DEFINE_bool(
-    "export", False, "Writes the weights of the run as it stands, and stops."
+FLAGS = (
+    Flag("export", "writes the weights of the run as it stands, and stops", bool, False),
 )
 
 TASKS = ("classifier", "denoiser")
@@ -47,27 +40,28 @@ FITTED_ON = 5000  # images that a first layer is fitted to (Jordan 2024)
 
 
 def train(
-    config: configs.TrainConfig, name: str, workdir: epath.Path, *, export: bool = False
+    config: configs.TrainConfig, arguments: Arguments, workdir: epath.Path
 ) -> models.Network:
     """Trains to the end, or on from where `workdir` stands; returns the averaged net.
 
     Args:
       config: what to train.
-      name: of the files of weights.
+      arguments: the command line; the config's name is that of the files of weights, and
+        `export` writes the weights as they stand and trains no further.
       workdir: where progress is kept.
-      export: writes the weights as they stand and trains no further.
     """
+    name, export = str(arguments.config), arguments.export
     _check(config)
     dataset = load_data(config.data, config.data.split)
     network, loss = _network_and_loss(config, dataset)
     optimizer = _optimizer(config)
-    program.claim(workdir, name, config)
+    program.claim(workdir, arguments, config)
     mesh = jax.make_mesh(
         (jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
     )
     make_step = partial(
         training.make_step,
-        network.config,
+        network.architecture,
         loss,
         optimizer,
         batch_size=config.batch_size,
@@ -82,7 +76,7 @@ def train(
     state = training.init_state(network, optimizer)
     saved = workdir / "state.safetensors"
     if saved.exists():
-        state = checkpoints.load_tree(saved, state)
+        state = weights.load_tree(saved, state)
         print(f"resuming {name} at step {int(state.step)}", flush=True)
     elif export:
         raise configs.ConfigError(f"{workdir} holds no state to export")
@@ -106,8 +100,7 @@ def _check(config: configs.TrainConfig) -> None:
         ("rate_decay", DECAYS),
         ("optimizer", OPTIMIZERS),
     ):
-        if getattr(config, what) not in known:
-            raise configs.ConfigError(configs.unknown(what, getattr(config, what), known))
+        check_in(f"config.{what}", getattr(config, what), known)
     if config.num_steps <= config.warmup_steps:
         raise configs.ConfigError(
             f"num_steps={config.num_steps}, expected more than "
@@ -178,11 +171,11 @@ def _loop(
                     path = (
                         run.workdir / "kept" / f"{run.name}-{done:07d}{suffix}.safetensors"
                     )
-                    _store(config, path, models.Network(run.network.config, params), {})
+                    _store(config, path, _with(run.network, params), {})
             if due and log.seconds_since_saved() > config.checkpoint_seconds:
-                checkpoints.save_tree(saved, state, {})
+                weights.save_tree(saved, state, {})
                 log.saved()
-    checkpoints.save_tree(saved, state, {})
+    weights.save_tree(saved, state, {})
     return state
 
 
@@ -201,7 +194,7 @@ def _validation(run: _Run):
     def validate(state: training.TrainState) -> dict[str, float]:
         row = {}
         for suffix, params in (("averaged", state.ema), ("raw", state.params)):
-            network = models.Network(run.network.config, params)
+            network = _with(run.network, params)
             if config.task == "classifier":
                 value = training.accuracy(network, images, labels, 500)
                 row[f"accuracy_{suffix}"] = value
@@ -213,8 +206,8 @@ def _validation(run: _Run):
 
 
 def _write_weights(config, name, network, state, dataset, workdir) -> models.Network:
-    averaged = models.Network(network.config, state.ema)
-    last = models.Network(network.config, state.params)
+    averaged = _with(network, state.ema)
+    last = _with(network, state.params)
     for suffix, result in (("", averaged), ("-raw", last)):
         card = _card(config, name + suffix, result, dataset, workdir, int(state.step))
         path = workdir / f"{name}{suffix}.safetensors"
@@ -223,17 +216,21 @@ def _write_weights(config, name, network, state, dataset, workdir) -> models.Net
     return averaged
 
 
+def _with(network: models.Network, params: Any) -> models.Network:
+    """The network with other parameters."""
+    return models.Network(network.architecture, params, network.trained)
+
+
 def _store(config, path: epath.Path, network: models.Network, card: dict[str, Any]):
     network = network.replace(compute_dtype="float32")
-    checkpoints.save(path, network, card, config.stored_dtype)
+    weights.save(path, network, card, config.stored_dtype)
 
 
 def _network_and_loss(config: configs.TrainConfig, dataset: data.Dataset):
     height, _, channels = dataset.image_shape
-    architecture = configs.build(
-        "architecture",
+    architecture = specs.build(
+        models.ARCHITECTURES,
         config.architecture,
-        models.REGISTRY,
         image_size=height,
         in_channels=channels,
         out_channels=channels,
@@ -244,6 +241,7 @@ def _network_and_loss(config: configs.TrainConfig, dataset: data.Dataset):
     if hasattr(architecture, "fit"):  # a first layer that the data give
         some = dataclasses.replace(dataset, images=dataset.images[:FITTED_ON]).floats()
         network = models.Network(architecture, architecture.fit(network.params, some))
+    network = models.Network(architecture, network.params, _trained(config))
     if config.task == "classifier":
         return network, _classifier_loss(config)
     return network, partial(
@@ -263,17 +261,24 @@ def _classifier_loss(config: configs.TrainConfig) -> training.Loss:
         "num_steps": config.adversarial_steps,
     }
     try:
-        check_ball("linf", **ball)
-    except ValueError as error:
+        Linf(ball["eps"]), Pgd(step_size=ball["step_size"], num_steps=ball["num_steps"])
+    except UserError as error:
         raise configs.ConfigError(f"adversarial training: {error}") from error
     return partial(training.robust_classifier_loss, **ball, **smoothing)
 
 
 def _signal_table(config: configs.TrainConfig) -> jax.Array:
     """`alphas_cumprod` of the timesteps that the denoiser is trained on."""
-    schedule = configs.build("schedule", config.schedule, schedules.SCHEDULES)
+    schedule = specs.build(SCHEDULES, config.schedule)
     signal = schedule.alphas_cumprod[: config.max_timestep or None]
     return jnp.asarray(signal, jnp.float32)
+
+
+def _trained(config: configs.TrainConfig) -> models.Trained | None:
+    """What a denoiser's user must know of its training."""
+    if config.task == "classifier":
+        return None
+    return models.Trained(schedule=config.schedule, timesteps=len(_signal_table(config)))
 
 
 def _optimizer(config: configs.TrainConfig) -> optax.GradientTransformation:
@@ -299,7 +304,7 @@ def _rate(config: configs.TrainConfig) -> optax.Schedule:
 
 def _rate_factors(config: configs.TrainConfig) -> dict[str, float]:
     try:
-        _, pairs = configs.parse_spec(f"rate({config.rate_factors})")
+        pairs = specs.parse(f"rate({config.rate_factors})").options
         return {name: float(factor) for name, factor in pairs.items()}
     except ValueError as error:
         raise configs.ConfigError(
@@ -347,7 +352,7 @@ def _card(
     else:
         value = _heldout_loss(config, network, test.floats()[:500])
         result = f"noise prediction loss {value:.5f} on the first 500 test images"
-    card = {
+    return {
         "name": name,
         "task": config.task,
         "data": f"{dataset.name}/{config.data.split}, {len(dataset)} images",
@@ -362,10 +367,6 @@ def _card(
         "versions": claim["versions"],
         "licence": "Apache-2.0",
     }
-    if config.task == "denoiser":
-        known = len(_signal_table(config))
-        card["diffusion"] = {"schedule": config.schedule, "timesteps": known}
-    return card
 
 
 def _heldout_loss(config, network, images: np.ndarray) -> float:
@@ -373,7 +374,7 @@ def _heldout_loss(config, network, images: np.ndarray) -> float:
     table = _signal_table(config)
     loss = jax.jit(
         lambda params, x, key: training.denoiser_loss(
-            network.config, params, x, None, key, alphas_cumprod=table
+            network.architecture, params, x, None, key, alphas_cumprod=table
         )[0]
     )
     keys = jax.random.split(jax.random.key(1), len(images) // 50)
@@ -383,27 +384,19 @@ def _heldout_loss(config, network, images: np.ndarray) -> float:
     )
 
 
-def _one_device_per_core(batch_size: int) -> None:
-    """Splits a CPU into devices, for XLA threads only some operations on one of them.
-
-    As many as there are cores and the batch can be split over; where the user says how
-    many (JAX_NUM_CPU_DEVICES), that stands. To be called before JAX computes anything.
-    """
-    if "JAX_NUM_CPU_DEVICES" in os.environ:
-        return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    fitting = [n for n in range(1, cores + 1) if batch_size % n == 0]
-    jax.config.update("jax_num_cpu_devices", fitting[-1])
+def main(arguments: Arguments, config: configs.TrainConfig) -> None:
+    """One training run, from its command line."""
+    if arguments.data_dir:
+        config.data.data_dir = arguments.data_dir
+    train(config, arguments, program.workdir(arguments, config))
 
 
-def main(argv: list[str]) -> None:
-    program.no_positional(argv)
-    config = _CONFIG.value
-    _one_device_per_core(config.batch_size // config.accumulation)
-    name = program.config_name()
-    workdir = program.workdir(name, config)
-    train(config, name, workdir, export=_EXPORT.value)
+def command(argv: list[str]) -> int:
+    """The program; returns its exit code."""
+    return program.launch(
+        main, argv, name="train", doc=__doc__, flags=FLAGS, kind=configs.TrainConfig
+    )
 
 
 if __name__ == "__main__":
-    program.launch(main, configs.TrainConfig, sys.argv)
+    sys.exit(command(sys.argv[1:]))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from jaxpure import checkpoints
+from jaxpure.files import write_atomically
 
 
 class TrainingLog:
@@ -38,7 +38,7 @@ class TrainingLog:
         lines = self._losses.read_text().splitlines() if self._losses.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] < step]
         kept.append(json.dumps({"step": step, "loss": round(mean, 6)}))
-        checkpoints.write_atomically(self._losses, ("\n".join(kept) + "\n").encode())
+        write_atomically(self._losses, ("\n".join(kept) + "\n").encode())
         return mean, speed
 
     def validation(self, step: int, row: dict[str, float]) -> None:
@@ -56,7 +56,7 @@ class TrainingLog:
         writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        checkpoints.write_atomically(self._table, text.getvalue().encode())
+        write_atomically(self._table, text.getvalue().encode())
         self._since += time.monotonic() - started
 
     def seconds_since_saved(self) -> float:

@@ -10,7 +10,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="classifier",
         data=DataConfig(name="cifar10", split="train", num_examples=0),
-        architecture="airnet(widths=64|128|128)",
+        architecture="airnet(widths=[64,128,128])",
         num_steps=300,  # 6 epochs
         batch_size=1000,
         passes=True,

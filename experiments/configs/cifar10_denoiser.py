@@ -13,8 +13,8 @@ def get_config() -> TrainConfig:
         task="denoiser",
         data=DataConfig(name="cifar10", split="train", num_examples=0),
         architecture=(
-            "unet(channels=32,channel_mult=1|2|2,num_res_blocks=1,"
-            "attention_resolutions=8,num_groups=8)"
+            "unet(channels=32,channel_mult=[1,2,2],num_res_blocks=1,"
+            "attention_resolutions=[8],num_groups=8)"
         ),
         num_steps=2500,
         batch_size=16,

@@ -10,7 +10,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="classifier",
         data=DataConfig(name="mnist", split="train", num_examples=0),
-        architecture="wide_resnet(depth=10,width=1,mean=0.1307,std=0.3081)",
+        architecture="wide_resnet(depth=10,width=1,mean=[0.1307],std=[0.3081])",
         num_steps=600,
         batch_size=64,
         optimizer="sgd",
