@@ -1,7 +1,9 @@
 """Networks: one file an architecture, and the registry that names them."""
 
 from jaxpure.models.airnet import AirNet
+from jaxpure.models.conv_mixer import ConvMixer
 from jaxpure.models.guided_unet import GuidedUNet
+from jaxpure.models.naf_unet import NafUNet
 from jaxpure.models.ncsnpp import NcsnPp
 from jaxpure.models.network import (
     Architecture,
@@ -23,13 +25,17 @@ REGISTRY: dict[str, type] = {
     "resnet": ResNet,
     "vit": VisionTransformer,
     "airnet": AirNet,
+    "conv_mixer": ConvMixer,
+    "naf_unet": NafUNet,
 }
 
 __all__ = [
     "REGISTRY",
     "AirNet",
     "Architecture",
+    "ConvMixer",
     "GuidedUNet",
+    "NafUNet",
     "NcsnPp",
     "Network",
     "ResNet",
