@@ -24,7 +24,9 @@ def isotropic(key: Key, n: int, like: jax.Array) -> jax.Array:
     return jax.vmap(normalise)(noise)
 
 
-def rates(f: Map, x: jax.Array, directions: jax.Array, radius: float | jax.Array) -> jax.Array:
+def rates(
+    f: Map, x: jax.Array, directions: jax.Array, radius: float | jax.Array
+) -> jax.Array:
     """Compression rates at a finite radius: `(n,)`.
 
     Args:
@@ -145,7 +147,9 @@ def leading_singular_values(
     return SingularValues(values, v.T.reshape(k, *x.shape), residuals)
 
 
-def stability(rates: np.ndarray, radii: np.ndarray, *, indices: np.ndarray | None = None) -> Result:
+def stability(
+    rates: np.ndarray, radii: np.ndarray, *, indices: np.ndarray | None = None
+) -> Result:
     """How the rate depends on radius, on the direction and on the key, over images.
 
     Args:

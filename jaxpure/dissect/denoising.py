@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxpure.diffusion import Chain, add_noise, reverse_states
 from jaxpure.dissect.draws import PartKeys, noise_at, part
-from jaxpure.dissect.ssim import ssim
+from jaxpure.dissect.similarity import ssim
 from jaxpure.types import Classifier, Image, Key, Label, Purifier
 
 

@@ -18,7 +18,9 @@ def success_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 1 - correct(np.asarray(logits), np.asarray(labels)).mean(1)
 
 
-def per_image(probability: np.ndarray, keys: int, indices: np.ndarray | None = None) -> Result:
+def per_image(
+    probability: np.ndarray, keys: int, indices: np.ndarray | None = None
+) -> Result:
     """Each image's success probability `(n,)` with Wilson's interval over its keys."""
     estimates = [wilson(_draws(p, keys)) for p in probability]
     names = np.arange(len(estimates)) if indices is None else np.asarray(indices)
@@ -28,7 +30,9 @@ def per_image(probability: np.ndarray, keys: int, indices: np.ndarray | None = N
         "success_low": np.array([e.low for e in estimates]),
         "success_high": np.array([e.high for e in estimates]),
     }
-    about = "share of keys under which the attacked image is wrong; Wilson's interval over keys"
+    about = (
+        "share of keys under which the attacked image is wrong; Wilson's interval over keys"
+    )
     return Result("fuzzy_images", about, columns, {"images": len(estimates), "keys": keys})
 
 
@@ -73,7 +77,9 @@ def fuzzy_summary(probability: np.ndarray, keys: int) -> Result:
         columns[f"{name}_high"] = np.array([e.high])
     ends = [np.atleast_1d(end) for end in bootstrap(probability)]
     columns |= dict(zip(("area", "area_low", "area_high"), ends, strict=True))
-    about = "success under some key, under all, fuzzy between; mean success (area under CFR)"
+    about = (
+        "success under some key, under all, fuzzy between; mean success (area under CFR)"
+    )
     return Result("fuzzy", about, columns, {"images": len(hits), "keys": keys})
 
 

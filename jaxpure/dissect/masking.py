@@ -99,7 +99,9 @@ def key_matrix(
         counts = correct(np.asarray(clean), labels)
     if not counts.any(0).all():
         key = int(np.flatnonzero(~counts.any(0))[0])
-        raise ValueError(f"no clean image is right under judging key {key}: nothing to attack")
+        raise ValueError(
+            f"no clean image is right under judging key {key}: nothing to attack"
+        )
     pairs = [(a, j) for a in range(attacks) for j in range(judges)]
     estimates = [wilson(success[counts[:, j], a, j]) for a, j in pairs]
     cells = {
@@ -166,7 +168,9 @@ def align(true: jax.Array, used: jax.Array) -> Alignment:
     b = used.reshape(-1) / jnp.where(largest_used > 0, largest_used, 1)
     length_a, length_b = jnp.sqrt(jnp.sum(a * a)), jnp.sqrt(jnp.sum(b * b))
     lengths = length_a * length_b
-    cosine = jnp.where(lengths == 0, 0.0, jnp.sum(a * b) / jnp.where(lengths == 0, 1, lengths))
+    cosine = jnp.where(
+        lengths == 0, 0.0, jnp.sum(a * b) / jnp.where(lengths == 0, 1, lengths)
+    )
     true_norm = length_a * largest_true
     return Alignment(cosine, length_b * largest_used / true_norm, largest_used == 0)
 
@@ -194,7 +198,9 @@ def eot_gradient(
     return total / keys.shape[0]
 
 
-def alignment_along(true: Any, used: Mapping[str, Any], images: Image) -> dict[str, Alignment]:
+def alignment_along(
+    true: Any, used: Mapping[str, Any], images: Image
+) -> dict[str, Alignment]:
     """Alignments with the true gradient at each image of an attack's path.
 
     Args:
@@ -283,7 +289,9 @@ def signal_to_noise(
     if noises.sum() == 0:
         raise ValueError("the gradients do not vary over keys: nothing for EOT to average")
     below = weights @ noises
-    ratio = np.divide(weights @ signals, below, np.full(len(below), np.inf), where=below > 0)
+    ratio = np.divide(
+        weights @ signals, below, np.full(len(below), np.inf), where=below > 0
+    )
     columns: dict[str, np.ndarray] = {"draws": np.asarray(sizes)}
     by_size = np.asarray(sizes)[None] * ratio[:, None]
     kept = np.maximum(by_size, 0)
@@ -320,5 +328,7 @@ def alignment_curve(
         "cosine_low": low,
         "cosine_high": high,
     }
-    about = "cosine with the exact gradient under the judging key, at each step of the attack"
+    about = (
+        "cosine with the exact gradient under the judging key, at each step of the attack"
+    )
     return Result("gradient_cosine", about, columns, {"images": images})

@@ -47,8 +47,10 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> Estimate:
     def excess(a: float) -> float:
         return (value - a) ** 2 - Z95**2 * variance(a)
 
-    low = optimize.brentq(excess, 0, value) if value > 0 and excess(0) > 0 else 0.0
-    high = optimize.brentq(excess, value, 1) if value < 1 and excess(1) > 0 else 1.0
+    # At a value of 0 or 1 the excess vanishes there too; the other root is wanted.
+    inside = min(max(value, 1e-12), 1 - 1e-12)
+    low = optimize.brentq(excess, 0, inside) if value > 0 else 0.0
+    high = optimize.brentq(excess, inside, 1) if value < 1 else 1.0
     return Estimate(float(value), float(low), float(high), m + n)
 
 
@@ -103,7 +105,9 @@ def _fisher(r: float, n: int, variance: float) -> Estimate:
     if abs(r) >= 1 - 1e-12:
         return Estimate(r, r, r, n)
     half = Z95 * variance**0.5
-    return Estimate(r, float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half)), n)
+    return Estimate(
+        r, float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half)), n
+    )
 
 
 class LogisticFit(NamedTuple):
@@ -131,8 +135,13 @@ class LogisticFit(NamedTuple):
         """The fitted share at `rate`, and its 95% band: value, low, high."""
         design = np.stack([np.ones_like(rate), np.log(rate)], -1)
         centre = design @ np.array([self.intercept.value, self.slope.value])
-        half = Z95 * np.sqrt(np.einsum("ri,ij,rj->r", design, self.covariance, design))
-        return special.expit(centre), special.expit(centre - half), special.expit(centre + half)
+        reach = stats.t.ppf(0.975, len(self.settings) - 2)
+        half = reach * np.sqrt(np.einsum("ri,ij,rj->r", design, self.covariance, design))
+        return (
+            special.expit(centre),
+            special.expit(centre - half),
+            special.expit(centre + half),
+        )
 
 
 def logistic_fit(rate: np.ndarray, robust: np.ndarray, images: np.ndarray) -> LogisticFit:
@@ -154,7 +163,9 @@ def logistic_fit(rate: np.ndarray, robust: np.ndarray, images: np.ndarray) -> Lo
     images = require_finite("images", images)
     s = len(rate)
     if s < 3 or np.ptp(rate) == 0:
-        raise ValueError(f"{s} settings, rates {rate.tolist()}: a sigmoid needs 3 that differ")
+        raise ValueError(
+            f"{s} settings, rates {rate.tolist()}: a sigmoid needs 3 that differ"
+        )
     if (rate <= 0).any():
         raise ValueError(f"rates {rate.tolist()} must be positive to have a logarithm")
     x = np.log(rate)
@@ -204,7 +215,12 @@ def logistic_fit(rate: np.ndarray, robust: np.ndarray, images: np.ndarray) -> Lo
 
 def _refuse_separated(x: np.ndarray, robust: np.ndarray, images: np.ndarray) -> None:
     ones, zeros = x[robust > 0], x[robust < images]
-    if not len(ones) or not len(zeros) or ones.min() >= zeros.max() or ones.max() <= zeros.min():
+    if (
+        not len(ones)
+        or not len(zeros)
+        or ones.min() >= zeros.max()
+        or ones.max() <= zeros.min()
+    ):
         raise ValueError(
             "a step separates robust from broken settings, so no sigmoid fits best: add "
             "settings between them"

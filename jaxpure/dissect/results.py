@@ -40,7 +40,9 @@ class Result:
     def __post_init__(self):
         lengths = {name: np.shape(column) for name, column in self.columns.items()}
         if len(set(lengths.values())) > 1 or any(len(s) != 1 for s in lengths.values()):
-            raise ValueError(f"{self.name}: columns {lengths}, expected (rows,) of one length")
+            raise ValueError(
+                f"{self.name}: columns {lengths}, expected (rows,) of one length"
+            )
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -69,7 +71,9 @@ class Result:
             text.write(f"# {name}: {' '.join(str(value).split())}\n")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
-        writer.writerows(zip(*map(np.ndarray.tolist, map(np.asarray, self.columns.values()))))
+        writer.writerows(
+            zip(*map(np.ndarray.tolist, map(np.asarray, self.columns.values())))
+        )
         return text.getvalue()
 
     def write(self, path: epath.PathLike) -> None:

@@ -47,9 +47,7 @@ def anchor_accuracy(predictions: np.ndarray, labels: np.ndarray) -> Estimate:
     return wilson(np.asarray(predictions) == np.asarray(labels))
 
 
-def two_requirements(
-    anchors: np.ndarray, balls: np.ndarray, labels: np.ndarray
-) -> Result:
+def two_requirements(anchors: np.ndarray, balls: np.ndarray, labels: np.ndarray) -> Result:
     """The 2x2 table of relation 11: anchor right or not, ball held to the anchor or not.
 
     A ball is held where every point that was tried in it (attacked images first of all) has
