@@ -46,7 +46,7 @@ def rates(
 
 
 def local_rates(f: Map, x: jax.Array, directions: jax.Array) -> jax.Array:
-    """Compression rates as the radius goes to zero, ||J d|| / ||d||: `(n,)`, by products."""
+    """Compression rates in the limit of no radius, ||J d|| / ||d||: `(n,)`."""
 
     def rate(direction: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.sum(jnp.square(jvp(f, x, normalise(direction)))))
@@ -69,9 +69,9 @@ class JacobianNorm(NamedTuple):
 def jacobian_norm(f: Map, x: jax.Array, key: Key, probes: int) -> JacobianNorm:
     """||J||_F / sqrt(numbers in x), without the Jacobian (Hutchinson's trick).
 
-    E ||J^T u||^2 = ||J||_F^2 for standard normal u; a product with the transposed Jacobian is
-    one gradient, half of what one with the Jacobian costs. The expected rate over isotropic
-    directions is at most this (Jensen), and equal where J is a multiple of an isometry.
+    E ||J^T u||^2 = ||J||_F^2 for standard normal u; a product with the transposed Jacobian
+    is one gradient, half of what one with the Jacobian costs. The expected rate over
+    isotropic directions is at most this (Jensen), and equal for a multiple of an isometry.
 
     Args:
       f: the purifier under one key.
@@ -183,5 +183,6 @@ def stability(
         "over_images": spread,
     }
     about = "compression rate (lower is stronger) against the radius, and its spread"
-    notes = dict(zip(("images", "keys", "directions"), rates.shape[:3], strict=True))
+    images, keys, directions = rates.shape[:3]
+    notes = {"images": images, "keys": keys, "directions": directions}
     return Result("compression_stability", about, columns, notes)

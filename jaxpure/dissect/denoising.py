@@ -1,4 +1,4 @@
-"""Does purification denoise? What becomes of an image and of its perturbation, step by step.
+"""Does purification denoise? What becomes of an image and its perturbation, step by step.
 
 Distances to the clean image (EVK0's Fig. 1c, d), similarity (its SSIM), the share of the
 adversarial direction that is left (the seed's Fig. 3c and 4a), the classifier's margin.
@@ -54,8 +54,8 @@ def path(purifier: Any, key: Key | PartKeys, x: Image) -> Path:
     chain = getattr(purifier, "chain", None)
     if not isinstance(chain, Chain) or getattr(purifier, "rounds", 1) != 1:
         raise ValueError(
-            f"{type(purifier).__name__} has no path: expected a DiffPure with rounds=1, or a "
-            "RevPure; leave the section along the chain out for this one"
+            f"{type(purifier).__name__} has no path: expected a DiffPure with rounds=1, or "
+            "a RevPure; leave the section along the chain out for this one"
         )
     x = 2 * x - 1
     below = jnp.asarray(chain.signal, x.dtype)
@@ -75,7 +75,7 @@ def path(purifier: Any, key: Key | PartKeys, x: Image) -> Path:
 
 
 def rescaled(states: jax.Array, signal: jax.Array) -> jax.Array:
-    """States with the shrinking of the signal undone: what they are in the mean is the image.
+    """States with the shrinking of the signal undone: on the way up, x plus noise.
 
     Args:
       states: `(m, H, W, C)` in the units of images.
@@ -194,7 +194,7 @@ def fate(
 
 
 def margin(logits: jax.Array, label: Label) -> jax.Array:
-    """The true logit minus the best other, of `(classes,)`; NaN where not all are finite."""
+    """The true logit minus the best other, of `(classes,)`; NaN unless all are finite."""
     others = jnp.where(jnp.arange(len(logits)) == label, -jnp.inf, logits)
     value = logits[label] - jnp.max(others)
     return jnp.where(jnp.all(jnp.isfinite(logits)), value, jnp.nan)

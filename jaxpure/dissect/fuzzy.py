@@ -40,9 +40,9 @@ def cumulative_curve(probability: np.ndarray, keys: int) -> Result:
     """CFR(q), the share of images with success probability at least q, for q = j / keys.
 
     The curve is a staircase: between (j - 1) / keys and j / keys it has the value at the
-    latter. Rows are j = 1 to `keys`, so the first is CFR(0+) as far as so many keys can tell
-    (an estimate from below: rarer success goes unseen) and the last is CFR(1), success under
-    every key drawn (from above). The interval is Wilson's over images, at each q.
+    latter. Rows are j = 1 to `keys`, so the first is CFR(0+) as far as so many keys can
+    tell (an estimate from below: rarer success goes unseen) and the last is CFR(1), success
+    under every key drawn (from above). The interval is Wilson's over images, at each q.
 
     Args:
       probability: `(n,)` shares of `keys` draws.

@@ -73,8 +73,8 @@ def key_matrix(
 ) -> KeyMatrix:
     """The matrix of attack key against judging key: EOT is a transfer attack between keys.
 
-    Success is a wrong class, or logits that are not finite. Where `clean` is given, a pair of
-    image and judging key counts only if the clean image is right under that key.
+    Success is a wrong class, or logits that are not finite. Where `clean` is given, a pair
+    of image and judging key counts only if the clean image is right under that key.
 
     Args:
       logits: `(n, attacks, judges, classes)`; attack a is an image made under key a, or
@@ -273,8 +273,8 @@ def signal_to_noise(
     The signal is the squared length of the mean gradient, the noise the expected squared
     distance of a mean of n from it. Sums over images are divided (a ratio of one image may
     have next to nothing below it), and whole images resampled. `aligned` is the expected
-    squared cosine with the mean gradient to first order: snr / (1 + snr), 0 where the signal
-    comes out negative.
+    squared cosine with the mean gradient to first order: snr / (1 + snr), 0 where the
+    signal comes out negative.
 
     Args:
       signals: `(n,)` of `gradient_signal`.
@@ -300,7 +300,7 @@ def signal_to_noise(
         low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
         ends = (values[0], low, high)
         columns |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-    about = "squared mean gradient over the variance of a mean of n draws; bootstrap over images"
+    about = "squared mean gradient over the variance of a mean of n; bootstrap over images"
     return Result("gradient_snr", about, columns, {"images": n})
 
 

@@ -49,8 +49,8 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> Estimate:
 
     # At a value of 0 or 1 the excess vanishes there too; the other root is wanted.
     inside = min(max(value, 1e-12), 1 - 1e-12)
-    low = optimize.brentq(excess, 0, inside) if value > 0 else 0.0
-    high = optimize.brentq(excess, inside, 1) if value < 1 else 1.0
+    low = optimize.root_scalar(excess, bracket=(0, inside)).root if value > 0 else 0.0
+    high = optimize.root_scalar(excess, bracket=(inside, 1)).root if value < 1 else 1.0
     return Estimate(float(value), float(low), float(high), m + n)
 
 
@@ -95,7 +95,7 @@ def correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError("all settings have the same value: nothing to correlate")
     r = float(np.corrcoef(x, y)[0, 1])
-    rho = float(stats.spearmanr(x, y).statistic)
+    rho = float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
     return Correlation(
         _fisher(r, n, 1 / (n - 3)), _fisher(rho, n, (1 + rho**2 / 2) / (n - 3))
     )
@@ -118,10 +118,10 @@ class LogisticFit(NamedTuple):
       slope: in units of log(rate); negative where compression helps.
       midpoint: the rate at which the share is one half.
       covariance: `(2, 2)` of intercept and slope, times the dispersion.
-      dispersion: Pearson's chi-square over its degrees of freedom, at least 1: how much more
-        the settings scatter about the curve than their images alone would make them.
-      settings: columns `rate`, `share` with Wilson's ends, `fitted`, `residual` (share minus
-        fitted), `pearson` (residual in standard errors of the images).
+      dispersion: Pearson's chi-square over its degrees of freedom, at least 1: how much
+        more the settings scatter about the curve than their images alone would make them.
+      settings: columns `rate`, `share` with Wilson's ends, `fitted`, `residual` (share
+        minus fitted), `pearson` (residual in standard errors of the images).
     """
 
     intercept: Estimate
@@ -200,8 +200,8 @@ def logistic_fit(rate: np.ndarray, robust: np.ndarray, images: np.ndarray) -> Lo
         "pearson": pearson,
     }
     about = (
-        "robust share under replay as a sigmoid of the log expected compression rate (lower is "
-        "stronger); one point is one setting (2026 paper, Fig. 3a)"
+        "robust share under replay as a sigmoid of the log expected compression rate "
+        "(lower is stronger); one point is one setting (2026 paper, Fig. 3a)"
     )
     return LogisticFit(
         Estimate(intercept, intercept - half[0], intercept + half[0], s),

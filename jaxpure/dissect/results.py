@@ -65,15 +65,14 @@ class Result:
         return Estimate(float(self[column][row]), float(low[row]), float(high[row]), n)
 
     def csv(self) -> str:
-        """The columns as CSV, in full precision; notes and definition as comments on top."""
+        """The columns as CSV, in full precision; definition and notes as comments above."""
         text = io.StringIO()
         for name, value in {"about": self.about, **self.notes}.items():
             text.write(f"# {name}: {' '.join(str(value).split())}\n")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
-        writer.writerows(
-            zip(*map(np.ndarray.tolist, map(np.asarray, self.columns.values())))
-        )
+        columns = [np.asarray(column).tolist() for column in self.columns.values()]
+        writer.writerows(zip(*columns, strict=True))
         return text.getvalue()
 
     def write(self, path: epath.PathLike) -> None:
@@ -175,7 +174,7 @@ def summarise(
 
 
 def shares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Wilson's estimates of the shares `(n, rows)` in [0, 1]: value, low, high `(rows,)`."""
+    """Wilson's estimates of shares `(n, rows)` in [0, 1]: value, low, high `(rows,)`."""
     estimates = [wilson(column) for column in np.asarray(values, np.float64).T]
     ends = [[getattr(e, end) for e in estimates] for end in ("value", "low", "high")]
     return np.array(ends[0]), np.array(ends[1]), np.array(ends[2])

@@ -5,6 +5,7 @@ standard deviation 1.5, K1 = 0.01, K2 = 0.03, over places where the window lies 
 inside. On images smaller than the window it shrinks to the largest odd size that fits.
 """
 
+import functools
 import math
 
 import jax
@@ -60,4 +61,4 @@ def _slide(x: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
         jax.lax.slice_in_dim(x, i, i + count, axis=axis) * weight
         for i, weight in enumerate(weights)
     ]
-    return sum(windows[1:], windows[0])
+    return functools.reduce(jnp.add, windows)

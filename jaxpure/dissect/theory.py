@@ -80,7 +80,7 @@ def eot_success(n: int, rho: float, sigma: float, draws: int) -> float:
 def replay_success(
     n: int, rho: float, sigma: float, eps: float, *, mean: float = 0.0
 ) -> float:
-    """Success of the best attack that knows the key: the set meets the ball (proposition 3).
+    """Success of the best attack that knows the key: set and ball meet (proposition 3).
 
     P(|a| <= eps + rho): what is left after it is the absolute robustness, which no attack
     lowers.
@@ -141,8 +141,8 @@ def monte_carlo(
     """Fresh, EOT and replayed success by sampling, beside their closed forms.
 
     `rho`, `sigma` and `eps` are lengths in the same unit in every dimension. The sampled
-    attacks are: delta = 0, the mean of `draws` other centres (brought into the ball where it
-    is outside), and the point of the ball nearest to the true centre. `eot_exact` is the
+    attacks are: delta = 0, the mean of `draws` other centres (brought into the ball where
+    it is outside), and the point of the ball nearest to the true centre. `eot_exact` is the
     closed form without the ball.
 
     Returns:
@@ -170,8 +170,8 @@ def monte_carlo(
         rows.append(row)
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     about = (
-        f"success on a ball of radius {rho} placed by N(0, {sigma}^2 I): delta = 0, the mean of "
-        f"{draws} other keys, the key replayed with eps {eps}; Wilson's intervals, closed forms"
+        f"success on a ball of radius {rho} placed by N(0, {sigma}^2 I): delta = 0, the "
+        f"mean of {draws} other keys, the key replayed with eps {eps}; Wilson's intervals"
     )
     return Result("theory", about, columns, {"samples": samples, "seed": seed})
 

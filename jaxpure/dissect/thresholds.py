@@ -75,10 +75,12 @@ def two_requirements(anchors: np.ndarray, balls: np.ndarray, labels: np.ndarray)
             inside = float(points[cell].mean()) if cell.any() else float("nan")
             rows.append((int(is_right), int(is_held), int(cell.sum()), *share[:3], inside))
     names = ("anchor_right", "ball_held", "images", "share", "share_low", "share_high")
-    columns = dict(zip((*names, "ball_right"), map(np.array, zip(*rows)), strict=True))
+    columns = dict(
+        zip((*names, "ball_right"), map(np.array, zip(*rows, strict=True)), strict=True)
+    )
     about = (
-        "anchor f_k(x) right, and every tried point of the ball of the anchor's class under "
-        "the same key (2505.22839); Wilson's intervals"
+        "anchor f_k(x) right, and every tried point of the ball of the anchor's class "
+        "under the same key (2505.22839); Wilson's intervals"
     )
     return Result("two_requirements", about, columns, {"images": len(labels)})
 
@@ -94,8 +96,8 @@ def critical_threshold(
 ) -> jax.Array:
     """The smallest s > 0 at which the class of x + s d is another than that of x: `()`.
 
-    The ray is looked at in `scan` even places up to `maximum`; between the last unchanged and
-    the first changed one it is bisected (a class that changes and changes back between
+    The ray is looked at in `scan` even places up to `maximum`; between the last unchanged
+    and the first changed one it is bisected (a class that changes and changes back between
     two places is not seen). The result is the changed end: x + s d has another class.
 
     Args:
