@@ -74,10 +74,9 @@ def two_requirements(anchors: np.ndarray, balls: np.ndarray, labels: np.ndarray)
             share = wilson(cell)
             inside = float(points[cell].mean()) if cell.any() else float("nan")
             rows.append((int(is_right), int(is_held), int(cell.sum()), *share[:3], inside))
-    names = ("anchor_right", "ball_held", "images", "share", "share_low", "share_high")
-    columns = dict(
-        zip((*names, "ball_right"), map(np.array, zip(*rows, strict=True)), strict=True)
-    )
+    names: list[str] = ["anchor_right", "ball_held", "images"]
+    names += ["share", "share_low", "share_high", "ball_right"]
+    columns = dict(zip(names, map(np.array, zip(*rows, strict=True)), strict=True))
     about = (
         "anchor f_k(x) right, and every tried point of the ball of the anchor's class "
         "under the same key (2505.22839); Wilson's intervals"
