@@ -37,12 +37,12 @@ MAX_MARKS = 12  # markers on a curve, whatever its number of points
 
 # What a path is followed by: column, axis label.
 FATE = {
-    "l2": "L2 to clean image",
-    "linf": "L-inf to clean image",
-    "ssim": "SSIM to clean image",
-    "along": "projection on perturbation\n(1 = as attacked)",
+    "l2": "L2 to clean image\n(pixels in [0, 1])",
+    "linf": "L-inf to clean image\n(pixels in [0, 1])",
+    "ssim": "SSIM to clean image\n(1 = the same)",
+    "along": "perturbation left\n(1 = as attacked)",
     "orthogonal": "orthogonal remainder\n(perturbation lengths)",
-    "margin": "classifier margin (logits)",
+    "margin": "classifier margin\n(logits)",
 }
 
 
@@ -56,6 +56,7 @@ def curves(
     ylabel: str,
     log: str = "",
     reference: float | None = None,
+    saved: Result | None = None,
 ) -> None:
     """One curve with its band for each named result.
 
@@ -68,18 +69,20 @@ def curves(
       ylabel: with units.
       log: axes in logarithms, "x", "y" or "xy".
       reference: a horizontal line.
+      saved: what the CSV holds, if not each curve one of its own.
     """
     with rc_context(STYLE):
         figure, axes = _figure()
         for i, (name, result) in enumerate(results.items()):
             _curve(axes, i, result, x, y, name)
-        _scale(axes, log)
+        _scale(axes, log, next(iter(results.values()))[x])
         if reference is not None:
             axes.axhline(reference, color=GREY, lw=1, zorder=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if len(results) > 1:
             axes.legend()
-        _save(figure, path, results)
+        only = next(iter(results.values())) if len(results) == 1 else results
+        _save(figure, path, saved or only)
 
 
 def groups(
@@ -91,8 +94,7 @@ def groups(
         rows = result[by] == name
         columns = {c: result[c][rows] for c in result.columns if c != by}
         split[str(name)] = Result(result.name, result.about, columns, result.notes)
-    curves(split, path, x=x, y=y, **options)
-    result.write(pathlib.Path(path).with_suffix(".csv"))
+    curves(split, path, x=x, y=y, saved=result, **options)
 
 
 def dots(
@@ -340,9 +342,15 @@ def _curve(axes: Axes, i: int, result: Result, x: str, y: str, name: str) -> Non
     axes.plot(at, result[y], form, color=colour, label=name, markevery=(i % every, every))
 
 
-def _scale(axes: Axes, log: str) -> None:
-    for letter in log:
-        getattr(axes, f"set_{letter}scale")("log")
+def _scale(axes: Axes, log: str, at: np.ndarray) -> None:
+    """Logarithmic axes; few places on the horizontal one are marked with their numbers."""
+    if "y" in log:
+        axes.set_yscale("log")
+    if "x" in log:
+        axes.set_xscale("log")
+        if len(at) <= MAX_MARKS:
+            axes.set_xticks(at, [f"{place:g}" for place in at])
+            axes.minorticks_off()
 
 
 def _percent(share: float) -> str:
