@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jaxpure.dissect.prediction import LogisticFit
 from jaxpure.dissect.results import Result
@@ -21,7 +23,7 @@ from jaxpure.dissect.theory import Picture
 INK, GREY = "#000000", "#999999"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK)
 MARKERS, DASHES = "osD^vP*", ("-", "--", "-.", ":", "-", "--", "-.")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -195,7 +197,7 @@ def requirements(table: Result, path: str | pathlib.Path) -> None:
                 column,
                 row,
                 f"{share:.0f}% of images\n({low[i]:.0f}–{high[i]:.0f}%)\n"
-                f"points right: {_percent(table['ball_right'][i])}",
+                f"{_points(table['ball_right'][i])}",
                 ha="center",
                 va="center",
             )
@@ -241,8 +243,54 @@ def sigmoid(fit: LogisticFit, path: str | pathlib.Path, labels: Sequence[str] = 
         top.set(xscale="log", ylim=(-3, 103), ylabel="robust under replay (%)")
         bottom.set(ylabel="residual (%)")
         bottom.set_xlabel("expected compression rate (lower = stronger)")
+        round_ones = [10.0**power * m for power in range(-6, 3) for m in (1, 2, 5)]
+        shown = [r for r in round_ones if rate[0] <= r <= rate[-1]]
+        bottom.set_xticks(shown, [f"{r:g}" for r in shown])
+        bottom.minorticks_off()
         top.legend()
         _save(figure, path, table)
+
+
+def outcomes(
+    images: Result,
+    path: str | pathlib.Path,
+    *,
+    x: str,
+    y: str,
+    outcome: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """One mark an image, filled where it stays right: EVK0's Fig. 6.
+
+    Args:
+      images: a row for each image; thresholds that were not reached are infinite.
+      path: of the PNG.
+      x: column along the axis.
+      y: column drawn; what is infinite is drawn as an arrow above all others.
+      outcome: column, 1 where the image stays right.
+      xlabel: with units.
+      ylabel: with units.
+    """
+    right, height = images[outcome].astype(bool), images[y].astype(float)
+    reached = np.isfinite(height)
+    top = 1.1 * height[reached].max() if reached.any() else 1.0
+    with rc_context(STYLE):
+        figure, axes = _figure()
+        for i, (name, chosen) in enumerate(
+            {"broken": ~right, "stays right": right}.items()
+        ):
+            form: dict[str, Any] = {"color": COLOURS[1 - i], "ls": "none"}
+            form["mfc"] = COLOURS[1 - i] if i else "none"
+            at = images[x]
+            seen, beyond = chosen & reached, chosen & ~reached
+            axes.plot(at[seen], height[seen], MARKERS[i], label=name, **form)
+            axes.plot(at[beyond], np.full(beyond.sum(), top), "^", **form)
+        if not reached.all():
+            axes.set_title("triangles: not reached as far as was looked")
+        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, 1.1 * top))
+        axes.legend()
+        _save(figure, path, images)
 
 
 def success_curve(curve: Result, images: Result, path: str | pathlib.Path) -> None:
@@ -252,12 +300,15 @@ def success_curve(curve: Result, images: Result, path: str | pathlib.Path) -> No
         left, right = figure.subplots(1, 2)
         left.hist(images["success"], bins=np.linspace(0, 1, 21), color=COLOURS[0])
         left.set(xlabel="success probability over keys", ylabel="images")
+        left.yaxis.set_major_locator(MaxNLocator(integer=True))
         q = np.r_[0, curve["probability"]]
         low, high = (100 * end for end in curve.interval("share"))
         share = 100 * curve["share"]
         right.stairs(high, q, baseline=low, fill=True, color=COLOURS[1], alpha=0.25, lw=0)
         right.stairs(share, q, baseline=None, color=COLOURS[1], lw=1.6)
-        right.set(xlabel="q", ylabel="images with success ≥ q (%)", ylim=(-3, 103))
+        right.set(
+            xlabel="q (share of keys)", ylabel="images with success ≥ q (%)", ylim=(-3, 103)
+        )
         _save(figure, path, {"curve": curve, "images": images})
 
 
@@ -269,7 +320,7 @@ def success_by_dimension(table: Result, path: str | pathlib.Path) -> None:
         n = table["dimension"]
         for i, (column, name) in enumerate(names.items()):
             exact = table[f"{column}_exact"]
-            axes.plot(n, 100 * exact, DASHES[i], color=COLOURS[i], label=f"{name}: exact")
+            axes.plot(n, 100 * exact, DASHES[i], color=COLOURS[i], label=name)
             low, high = table.interval(column)
             value = table[column]
             axes.errorbar(
@@ -279,12 +330,12 @@ def success_by_dimension(table: Result, path: str | pathlib.Path) -> None:
                 fmt=MARKERS[i],
                 color=COLOURS[i],
                 elinewidth=1,
-                label="sampled, 95%",
             )
         axes.set(xscale="log", xlabel="dimensions n", ylabel="attack success (% of keys)")
         axes.set_xticks(n, [str(int(i)) for i in n], minor=False)
         axes.minorticks_off()
-        axes.legend(ncols=1, loc="best")
+        figure.legend(loc="outside upper center", ncols=3)
+        axes.set_title("lines: exact; marks: sampled, 95%")
         _save(figure, path, table)
 
 
@@ -294,6 +345,7 @@ def pictures(panels: Mapping[str, Picture], path: str | pathlib.Path) -> None:
         figure = Figure(figsize=(3.2 * len(panels) + 0.6, 3.4), layout="constrained")
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         top = max(100 * picture.success.max() for picture in panels.values())
+        norm = PowerNorm(0.5, vmin=0, vmax=1.3 * top)  # a small chance shows too
         image, results = None, {}
         angle = np.linspace(0, 2 * np.pi, 200)
         circle = np.stack([np.cos(angle), np.sin(angle)])
@@ -304,12 +356,11 @@ def pictures(panels: Mapping[str, Picture], path: str | pathlib.Path) -> None:
                 extent=(*reach, *reach),
                 origin="lower",
                 cmap="Greys",
-                vmin=0,
-                vmax=1.4 * top,
+                norm=norm,
             )
             for centre in p.centres:
                 axes.plot(
-                    *(centre[:, None] + p.rho * circle), color=COLOURS[1], lw=0.8, alpha=0.6
+                    *(centre[:, None] + p.rho * circle), color=COLOURS[1], lw=0.7, alpha=0.5
                 )
             axes.plot(*(p.eps * circle), "--", color=COLOURS[0], lw=2)
             axes.plot(*p.best, "*", color=COLOURS[0], ms=11, mec="white")
@@ -323,6 +374,10 @@ def pictures(panels: Mapping[str, Picture], path: str | pathlib.Path) -> None:
             results[name] = Result("picture", about, columns, notes)
         if image is not None:
             figure.colorbar(image, ax=grid, label="success (% of keys)")
+        figure.supxlabel(
+            "orange: succeeds under a key; dashed: within reach; star: best without a key",
+            fontsize=8,
+        )
         _save(figure, path, results)
 
 
@@ -332,10 +387,11 @@ def _figure(height: float = 3.4) -> tuple[Figure, Axes]:
 
 
 def _curve(axes: Axes, i: int, result: Result, x: str, y: str, name: str) -> None:
-    """The i-th curve of a panel, with its band."""
+    """The i-th curve of a panel, with its band where the column has an interval."""
     colour, at = COLOURS[i % len(COLOURS)], result[x]
-    low, high = result.interval(y)
-    axes.fill_between(at, low, high, color=colour, alpha=0.2, lw=0)
+    if f"{y}_low" in result.columns:
+        low, high = result.interval(y)
+        axes.fill_between(at, low, high, color=colour, alpha=0.2, lw=0)
     every = max(1, len(at) // MAX_MARKS)
     form = DASHES[i % len(DASHES)] + MARKERS[i % len(MARKERS)]
     # Marks of different curves lie at different places, or one would hide the other.
@@ -353,8 +409,8 @@ def _scale(axes: Axes, log: str, at: np.ndarray) -> None:
             axes.minorticks_off()
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%" if np.isfinite(share) else "none"
+def _points(share: float) -> str:
+    return f"points right: {100 * share:.0f}%" if np.isfinite(share) else "no image"
 
 
 def _save(

@@ -5,7 +5,8 @@ what is said over images is a `Result`: named columns, 95% intervals, a CSV. Imp
 modules: `from jaxpure.dissect import compression, masking`. Nothing here attacks anything:
 adversarial images and directions come in as arrays.
 
-    masking       replay gap, key matrix, gradient cosines, signal to noise
+    masking       replay gap, key matrix
+    alignment     cosines of gradients with the true one, signal to noise over keys
     geometry      correlations over keys and starts, spectra, variance split
     denoising     distances, SSIM, projection and margin along the whole chain
     compression   compression rates, the Jacobian's norm and singular values
@@ -18,6 +19,7 @@ adversarial images and directions come in as arrays.
 """
 
 from jaxpure.dissect import (
+    alignment,
     compression,
     denoising,
     derivatives,
@@ -36,6 +38,7 @@ from jaxpure.dissect.similarity import ssim
 
 __all__ = [
     "Result",
+    "alignment",
     "compression",
     "denoising",
     "derivatives",

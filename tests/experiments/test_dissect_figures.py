@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from experiments import dissect_figures as figures
-from jaxpure.dissect import fuzzy, masking, prediction, results, theory, thresholds
+from jaxpure.dissect import (
+    Result,
+    alignment,
+    fuzzy,
+    masking,
+    prediction,
+    results,
+    theory,
+    thresholds,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -30,7 +39,7 @@ def probability():
 
 PHASES = np.where(np.arange(7) < 4, "forward", "reverse")
 AXES = {"x": "step", "y": "l2", "xlabel": "step", "ylabel": "L2"}
-LONG = masking.alignment_curve({"bpda": RNG.uniform(size=(4, 3)), "eot": np.ones((4, 3))})
+LONG = alignment.alignment_curve({"bpda": RNG.uniform(size=(4, 3)), "eot": np.ones((4, 3))})
 SCORES = {"rate": np.arange(8.0), "threshold": RNG.uniform(size=8)}
 DRAW = {
     "curves": lambda path: figures.curves({"one": curve("c")}, path, log="x", **AXES),
@@ -49,6 +58,23 @@ DRAW = {
     "requirements": lambda path: figures.requirements(
         thresholds.two_requirements(np.array([1, 0]), np.array([[1], [1]]), np.ones(2)),
         path,
+    ),
+    "outcomes": lambda path: figures.outcomes(
+        Result(
+            "images",
+            "",
+            {
+                "rate": np.arange(3.0),
+                "far": np.array([1, 2, np.inf]),
+                "right": np.arange(3),
+            },
+        ),
+        path,
+        x="rate",
+        y="far",
+        outcome="right",
+        xlabel="rate",
+        ylabel="threshold",
     ),
     "sigmoid": lambda path: figures.sigmoid(fit(), path, list("abcde")),
     "success_by_dimension": lambda path: figures.success_by_dimension(
