@@ -14,7 +14,7 @@ from checkpoints_convert.families import FAMILIES
 from jaxpure.errors import UserError
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m checkpoints_convert",
         description="Converts published weights into a jaxpure network and its card.",
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="families and known weights")
     parser.add_argument("--check", metavar="OUT", help="hash and one forward pass")
     parser.add_argument("--data", help="with --check: measure accuracy on this test set")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     try:
         if args.list:
             _list()
@@ -87,6 +87,12 @@ def _list() -> None:
         for key, value in details.items():
             if value:
                 print(f"    {key:8}{value}")
+
+
+def command(argv: list[str]) -> int:
+    """The program; returns its exit code."""
+    main(argv)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,28 +1,68 @@
-"""Typed configurations: what they hold, how a name finds one, how text becomes options.
+"""Typed configurations: what they hold, and how a name finds one.
 
 A config is one module in experiments/configs/ with a docstring (its first line is what
-`--list` shows) and `get_config()`, which returns a `RunConfig` or a `TrainConfig`.
+`--list` shows) and `get_config()`, which returns a `RunConfig` or a `TrainConfig`. Fields
+that name registered things hold their specs as text.
 """
 
+import ast
 import dataclasses
-import difflib
 import importlib
-import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import experiments.configs
+from jaxpure.errors import UserError, unknown
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration names something unknown, or something that does not fit."""
+
+
+def spec(what: str, default: str) -> Any:
+    """A field that holds a spec of a registry; `what` is one of `experiments.things`."""
+    return field(default=default, metadata={"spec": what})
+
+
+@dataclass
+class RunConfig:
+    """One evaluation.
+
+    Attributes:
+      data: the examples; `jaxpure.data`.
+      denoiser: name of bundled weights, path of a .safetensors file, `hf:OWNER/NAME`, or
+        `random:ARCHITECTURE(...)`; see `experiments.weights`.
+      classifier: likewise.
+      purifier: how images are cleaned; `jaxpure.purifiers`.
+      ball: what the attack may do; `jaxpure.attacks.balls`.
+      attack: how the search goes; `jaxpure.attacks`.
+      policy: which noise the attack knows; `jaxpure.policy.parse_policy`.
+      gradient: what the attack takes for the purifier's derivative; `jaxpure.gradients`.
+      judging_keys: draws under which every image is judged; at least 2.
+      batch_size: images side by side on each device; part of the experiment.
+      compute_dtype: of the networks' activations.
+      seed: of the root key, 0 to 2**32 - 1.
+    """
+
+    data: str = spec("data", "digits(num_examples=200)")
+    denoiser: str = "digits_denoiser"
+    classifier: str = "digits_classifier"
+    purifier: str = spec("purifier", "diffpure(t_star=100)")
+    ball: str = spec("ball", "linf(8/255)")
+    attack: str = spec("attack", "pgd")
+    policy: str = "replay"
+    gradient: str = spec("gradient", "bpda")
+    judging_keys: int = 10
+    batch_size: int = 50
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
 
 
 @dataclass
 class DataConfig:
-    """Which examples.
+    """Which examples a training run is about.
 
     Attributes:
       name: a spec, "digits", a TFDS image classification set or "folder(PATH)".
@@ -41,136 +81,42 @@ class DataConfig:
 
 
 @dataclass
-class AttackConfig:
-    """How the search goes. Radii and steps are in units of 1/255.
-
-    Attributes:
-      name: one of jaxpure.attacks.REGISTRY.
-      norm: "linf", "l2" or "l1", where the attack has it.
-      eps_255: radius of the ball (stadv has `flow_bound` in its place).
-      step_size_255: length of a step.
-      num_steps: updates.
-      eot_samples: draws averaged for every gradient.
-      loss: "cross_entropy", "margin", "dlr", or apgd's "targeted_dlr".
-      average: "loss" averages losses over the draws, "logits" takes the loss of the
-        mean logits (Hill et al.).
-      random_start: begin at a random point of the ball.
-      momentum: weight of the previous gradients.
-      verify_samples: draws that must agree before bpda_eot_hill calls an image broken.
-      num_restarts: of apgd and fab.
-      num_targets: classes that targeted attacks try.
-      selection: what decides apgd's best iterate, "reference" or "consistent".
-      num_queries: of square.
-      version: autoattack's, "standard", "plus" or "rand".
-      criterion: when an iterate counts as broken: "most" of the draws are wrong, "any" of
-        them is, their "vote" is, or their "mean_logits" are; of pgd, diffhammer, stadv.
-      iterate: pgd's result, its "best" iterate or its "last".
-      deviation_weight: diffattack's lambda.
-      flow_bound: longest flow of stadv, in units of half the image's side.
-    """
-
-    name: str = "pgd"
-    norm: str = "linf"
-    eps_255: float = 8.0
-    step_size_255: float = 2.0
-    num_steps: int = 50
-    eot_samples: int = 1
-    loss: str = "cross_entropy"
-    average: str = "loss"
-    random_start: bool = True
-    momentum: float = 0.0
-    verify_samples: int = 0
-    num_restarts: int = 1
-    num_targets: int = 9
-    selection: str = "reference"
-    num_queries: int = 5000
-    version: str = "standard"
-    criterion: str = "most"
-    iterate: str = "best"
-    deviation_weight: float = 1.0
-    flow_bound: float = 0.05
-
-
-@dataclass
-class PurifierConfig:
-    """How images are cleaned. A field that the purifier lacks must keep its default.
-
-    Attributes:
-      name: one of jaxpure.purifiers.REGISTRY.
-      t_star: reverse steps, as DiffPure counts them.
-      step_rule: "ddpm", "ddim", "sde" or "ode", with options in brackets:
-        "ddpm(variance=fixed_small,clip=true)", "ddim(eta=0.5,num_steps=10)".
-      schedule: "linear" or "cosine".
-      rounds: times that noising and denoising are repeated.
-      start: "t_star_minus_1" (DiffPure) or "t_star" (Lee and Kim, ADDT).
-      scale_input: RevPure multiplies its input by sqrt(alphas_cumprod).
-      image_size: size at which it runs, images being resized to it and back (bilinear),
-        as DiffPure does on ImageNet; 0 means the images' own.
-    """
-
-    name: str = "diffpure"
-    t_star: int = 100
-    step_rule: str = "ddpm"
-    schedule: str = "linear"
-    rounds: int = 1
-    start: str = "t_star_minus_1"
-    scale_input: bool = False
-    image_size: int = 0
-
-
-@dataclass
-class RunConfig:
-    """One evaluation.
-
-    Attributes:
-      data: the examples.
-      denoiser: name of bundled weights, path of a .safetensors file, `hf:OWNER/NAME`, or
-        `random:ARCHITECTURE(...)`; see experiments.weights.
-      classifier: likewise.
-      purifier: how images are cleaned.
-      attack: how the search goes.
-      policy: which noise the attack knows; see jaxpure.randomness.parse_policy.
-      gradient: "exact", "bpda", or a cheaper purifier's:
-        "surrogate(t_star=20,step_rule=ddim(num_steps=5))"; or an attack on another
-        defense, judged on this one: "transfer(name=identity)", "transfer(t_star=20)".
-      judging_keys: draws under which every image is judged; at least 2.
-      batch_size: images side by side on each device; part of the experiment.
-      compute_dtype: "float32" or "bfloat16" for the networks' activations.
-      seed: of the root key.
-    """
-
-    data: DataConfig = field(default_factory=DataConfig)
-    denoiser: str = "digits_denoiser"
-    classifier: str = "digits_classifier"
-    purifier: PurifierConfig = field(default_factory=PurifierConfig)
-    attack: AttackConfig = field(default_factory=AttackConfig)
-    policy: str = "replay"
-    gradient: str = "bpda"
-    judging_keys: int = 10
-    batch_size: int = 50
-    compute_dtype: str = "float32"
-    seed: int = 0
-
-
-@dataclass
 class TrainConfig:
     """One training run.
 
     Attributes:
       task: "classifier" or "denoiser".
-      data: the examples to train on; classifiers are tested on the test split.
+      data: the examples to train on; the test split measures, and decides nothing.
       architecture: name in jaxpure.models.REGISTRY with its options in brackets; the
         image's shape and the number of classes are filled in from the data.
       num_steps: updates.
       batch_size: examples an update, over all devices.
-      optimizer: "sgd" (Nesterov, momentum 0.9) or "adam".
-      learning_rate: the peak; linear warm-up, then a cosine to zero.
-      warmup_steps: updates of the warm-up.
+      accumulation: parts of a batch that are taken one after another, for its gradient in
+        less memory.
+      passes: an epoch is a shuffled pass over the data; else examples are drawn with
+        replacement.
+      optimizer: "sgd" (Nesterov), "adam", or "muon", which leaves all but convolutions to
+        SGD.
+      learning_rate: the peak.
+      rate_factors: factors of the rate by a part of a parameter's name, as "bias=64,
+        logits=2"; of sgd and of muon's SGD.
+      warmup_steps: updates in which the rate grows linearly from 0.
+      rate_decay: what follows: "cosine" or "linear" to zero, or "constant".
+      momentum: of sgd.
+      muon_momentum: of muon's convolutions.
       weight_decay: decoupled from the loss for adam, added to the gradient for sgd.
       ema_decay: of the averaged weights, which are the ones that are published.
-      grad_clip: the gradient's largest L2 norm.
+      ema_width: relative width of a power-function average in its place, whose horizon
+        grows with training; 0 for `ema_decay`.
+      grad_clip: the gradient's largest L2 norm; 0 for any.
+      label_smoothing: of a classifier's labels.
       shift: augmentation, pixels.
+      reflect: a shift uncovers the image mirrored at its edge; else 0.
       flip: augmentation, mirrored images.
+      alternate_flips: each image is mirrored in every other epoch (with `passes`); else
+        at random.
+      small_size: images are resized to it in the first `small_steps` updates.
+      small_steps: 0 for none.
       adversarial_eps_255: a classifier is trained on what PGD makes of each image in
         this Linf ball, in units of 1/255; 0 trains on the images themselves.
       adversarial_step_255: length of a step of that PGD.
@@ -178,8 +124,13 @@ class TrainConfig:
       schedule: a denoiser's noise schedule.
       max_timestep: a denoiser is trained on timesteps below this alone, for
         purification with `t_star` up to it; 0 means all of the schedule.
+      min_snr_gamma: a denoiser's timesteps are weighed by min-SNR; 0 weighs all alike.
       compute_dtype: of activations; "float32" or "bfloat16".
       stored_dtype: of the published file; "float32" or "float16".
+      log_steps: updates between lines of the loss.
+      validation_steps: updates between measurements on the test split; 0 for none.
+      kept_checkpoints: weights are kept along the way, averaged and raw, at the last step
+        and at a half, a quarter, ... of it: so many in all.
       checkpoint_seconds: time between saved states.
       seed: of the root key.
     """
@@ -191,33 +142,65 @@ class TrainConfig:
     architecture: str = "wide_resnet"
     num_steps: int = 1000
     batch_size: int = 128
+    accumulation: int = 1
+    passes: bool = False
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    rate_factors: str = ""
     warmup_steps: int = 100
+    rate_decay: str = "cosine"
+    momentum: float = 0.9
+    muon_momentum: float = 0.6
     weight_decay: float = 0.0
     ema_decay: float = 0.999
+    ema_width: float = 0.0
     grad_clip: float = 1.0
+    label_smoothing: float = 0.0
     shift: int = 0
+    reflect: bool = False
     flip: bool = False
+    alternate_flips: bool = False
+    small_size: int = 0
+    small_steps: int = 0
     adversarial_eps_255: float = 0.0
     adversarial_step_255: float = 2.0
     adversarial_steps: int = 10
     schedule: str = "linear"
     max_timestep: int = 0
+    min_snr_gamma: float = 0.0
     compute_dtype: str = "float32"
     stored_dtype: str = "float32"
+    log_steps: int = 100
+    validation_steps: int = 0
+    kept_checkpoints: int = 0
     checkpoint_seconds: int = 120
     seed: int = 0
 
 
 def names(kind: type | None = None) -> dict[str, str]:
-    """Configs of a kind (or of any) with the first line of their docstring."""
+    """Configs of a kind (or of any) with the first line of their docstring.
+
+    Reads their source alone, so that a list needs no JAX.
+    """
     found = {}
     for info in pkgutil.iter_modules(experiments.configs.__path__):
-        module = importlib.import_module(f"experiments.configs.{info.name}")
-        if kind is None or isinstance(module.get_config(), kind):
-            found[info.name] = (module.__doc__ or "").strip().splitlines()[0]
+        source = Path(experiments.configs.__path__[0], f"{info.name}.py").read_text("utf-8")
+        module = ast.parse(source)
+        (function,) = (
+            node
+            for node in module.body
+            if isinstance(node, ast.FunctionDef) and node.name == "get_config"
+        )
+        returned = ast.unparse(function.returns) if function.returns else ""
+        if kind is None or returned == kind.__name__:
+            found[info.name] = (ast.get_docstring(module) or "").partition("\n")[0]
     return found
+
+
+def about(name: str) -> str:
+    """The whole docstring of a config."""
+    module = importlib.import_module(f"experiments.configs.{name}")
+    return (module.__doc__ or "").strip()
 
 
 def by_name(name: str, kind: type) -> Any:
@@ -228,75 +211,10 @@ def by_name(name: str, kind: type) -> Any:
     """
     known = names(kind)
     if name not in known:
-        raise ConfigError(unknown("config", name, known))
+        raise ConfigError(unknown("config", name, known) + " (--list says what they are)")
     return importlib.import_module(f"experiments.configs.{name}").get_config()
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """One line that names an unknown thing, the known ones and the closest match."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {name!r}; known: {', '.join(known)}.{hint}"
-
-
-def parse_spec(text: str) -> tuple[str, dict[str, str]]:
-    """Splits "name(a=1,b=f(c=2))" into "name" and {"a": "1", "b": "f(c=2)"}."""
-    name, bracket, rest = text.strip().partition("(")
-    if bracket and not rest.endswith(")"):
-        raise ConfigError(f"{text!r}: expected a closing bracket, as in name(key=value)")
-    options, depth, start = {}, 0, 0
-    body = rest[:-1] + "," if rest[:-1] else ""
-    for i, letter in enumerate(body):
-        depth += (letter == "(") - (letter == ")")
-        if letter == "," and depth == 0:
-            key, equals, value = body[start:i].partition("=")
-            if not equals:
-                raise ConfigError(f"{text!r}: expected key=value, got {body[start:i]!r}")
-            options[key.strip()] = value.strip()
-            start = i + 1
-    return name.strip(), options
-
-
-def build(what: str, text: str, registry: Mapping[str, Callable[..., Any]], **known: Any):
-    """Calls `registry[name](**options)` for a spec "name(option=value)".
-
-    Values are read as the type of the option's default. `known` are passed on where the
-    callable takes them.
-
-    Raises:
-      ConfigError: unknown name or option, or a value of the wrong type or range.
-    """
-    name, options = parse_spec(text)
-    if name not in registry:
-        raise ConfigError(unknown(what, name, registry))
-    parameters = inspect.signature(registry[name]).parameters
-    typed = {}
-    for key, value in options.items():
-        if key not in parameters:
-            raise ConfigError(unknown(f"option of {what} {name}", key, parameters))
-        typed[key] = read_as(value, parameters[key].default, f"{what} {name}: {key}")
-    known = {key: value for key, value in known.items() if key in parameters}
-    try:
-        return registry[name](**{**known, **typed})
-    except ValueError as error:  # the library's own words name the option
-        raise ConfigError(f"{what} {text}: {error}") from error
-
-
-def read_as(value: str, default: Any, where: str) -> Any:
-    if isinstance(default, bool):
-        if value.lower() not in ("true", "false"):
-            raise ConfigError(f"{where}={value}, expected true or false")
-        return value.lower() == "true"
-    if isinstance(default, tuple):
-        return tuple(read_as(v, default[0], where) for v in value.split("|"))
-    if default is None or default is inspect.Parameter.empty:
-        default = 0
-    try:
-        return type(default)(value)
-    except ValueError as error:
-        raise ConfigError(f"{where}={value}, expected {type(default).__name__}") from error
-
-
 def as_dict(config: Any) -> dict[str, Any]:
+    """All fields by name."""
     return dataclasses.asdict(config)

@@ -1,152 +1,129 @@
-"""What the programs share: flags, workdirs, progress, and errors in one line."""
+"""What the programs share: launching, workdirs, progress, and errors in one line."""
 
-import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
-import re
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import jax
-from absl import app, flags
 from etils import epath
 from tqdm import tqdm
 
+from experiments import arguments as cli_arguments
 from experiments import config as configs
-from experiments import weights
-from jaxpure import checkpoints, evaluation
+from experiments import devices, interrupts, overrides, runs, versions, weights
+from experiments.arguments import ArgumentError, Arguments, Flag
 from jaxpure.errors import UserError
+from jaxpure.files import write_atomically
 
-flags.DEFINE_string("workdir", None, "Where results go; chosen and printed if not given.")
-flags.DEFINE_string("data_dir", None, "TFDS's data_dir, in place of TFDS_DATA_DIR.")
-flags.DEFINE_bool("list", False, "Shows the configs with a line each, and stops.")
-
-# What a user can mend: told in one line, without a traceback.
-USER_ERRORS = (
-    FloatingPointError,
-    configs.ConfigError,
-    UserError,
-    checkpoints.CheckpointError,
-    evaluation.UnfinishedError,
+DATA_DIR = Flag("data_dir", "where TFDS's sets are, in place of TFDS_DATA_DIR")
+CPU_DEVICES = Flag(
+    "cpu_devices",
+    "CPU devices to split the batch over; one a physical core by default, 0 as JAX does",
+    int,
+    least=0,
+    most=4096,
+)
+CONFIG_FLAGS = (
+    Flag("list", "shows the configs with a line each", bool, False),
+    Flag("workdir", "where results go; chosen and printed if not given"),
+    DATA_DIR,
+    CPU_DEVICES,
 )
 
 
-_GIVES_NAME = re.compile(r"--?config(=|$)")
+class WorkdirError(UserError):
+    """The workdir holds another run, or cannot be worked in."""
 
 
-class WorkdirError(ValueError):
-    """The workdir holds another run."""
+def launch(
+    main: Callable[[Arguments, Any], int | None],
+    argv: list[str],
+    *,
+    name: str,
+    doc: str | None,
+    flags: Iterable[Flag] = (),
+    kind: type | None = None,
+    takes_rest: bool = False,
+) -> int:
+    """Runs a program: arguments read, errors in a line, Ctrl-C resumable.
 
+    Args:
+      main: given the arguments, and the config with its overrides.
+      argv: without the program's name.
+      name: of the program, for its help.
+      doc: what it does; the module's docstring.
+      flags: its options, besides those that all programs with a config have.
+      kind: of the config that it takes, if it takes one.
+      takes_rest: whether it takes arguments that are no options.
 
-def launch(main: Callable[[list[str]], None], kind: type, argv: list[str]) -> None:
-    """Runs a program: `--list`, overrides checked, errors in a line, Ctrl-C resumable."""
+    Returns:
+      The exit code: 0, or 2 for what a user can mend.
+    """
+    interrupts.install()
+    interrupts.say(interrupts.GOES_ON if kind is not None else "")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # an interrupt flushes nothing
+    known = (*flags, *(CONFIG_FLAGS if kind else ()))
     try:
-        _check_fields(argv, kind)
-    except configs.ConfigError as error:
-        _fail(_one_line(error))
-    if "--list" in argv[1:]:
-        width = max(map(len, configs.names(kind)))
-        for name, line in configs.names(kind).items():
-            print(f"{name:{width}}  {line}")
-        return
-    app.run(lambda rest: _guarded(main, rest), argv=argv, flags_parser=_parse)
-
-
-def _check_fields(argv: list[str], kind: type) -> None:
-    """Raises ConfigError for an override `--config.a.b=value` of no such field."""
-    for argument in argv[1:]:
-        if not argument.startswith("--config."):
-            continue
-        node, path = kind(), argument.split("=", 1)[0].split(".")[1:]
-        for i, name in enumerate(path):
-            fields = [f.name for f in dataclasses.fields(node)]
-            if name not in fields:
-                where = ".".join(["config", *path[:i]])
-                raise configs.ConfigError(
-                    configs.unknown(f"field of {where}", name, fields)
-                )
-            node = getattr(node, name)
-            if i + 1 < len(path) and not dataclasses.is_dataclass(node):
-                raise configs.ConfigError(
-                    f"{argument}: config.{'.'.join(path[: i + 1])} has no fields"
-                )
-
-
-def _parse(argv: list[str]) -> list[str]:
-    if not any(_GIVES_NAME.match(argument) for argument in argv[1:]):
-        _fail("--config=NAME is needed; --list shows the names")
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        _fail(_one_line(error))
-
-
-def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    _use_compilation_cache()
-    if "distributed" in flags.FLAGS and flags.FLAGS.distributed:
-        jax.distributed.initialize()
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        main(argv)
-    except (*USER_ERRORS, WorkdirError) as error:
-        _fail(_one_line(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    del signum, frame
-    raise KeyboardInterrupt
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error.args[0]) if error.args else type(error).__name__
-    return " ".join(text.split())
-
-
-def no_positional(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise configs.ConfigError(
-            f"unexpected argument {argv[1]!r}; settings are --config.field=value"
+        found = cli_arguments.parse(
+            argv, known, takes_config=kind is not None, takes_rest=takes_rest
         )
+        if found.help:
+            print(_help(name, doc, known, kind, found.config))
+            return 0
+        if kind is None:
+            return main(found, None) or 0
+        if found.list:
+            _list(kind)
+            return 0
+        if found.config is None:
+            raise ArgumentError("--config=NAME is needed; --list shows the names")
+        config = overrides.apply(configs.by_name(found.config, kind), found.overrides)
+        batch = _shared_batch(config)
+        devices.use(found.cpu_devices, multiple_of=batch)
+        use_compilation_cache()
+        return main(found, config) or 0
+    except (ArgumentError, UserError, FloatingPointError) as error:
+        return fail(str(error))
+    except OSError as error:
+        return fail(_os_error(error))
 
 
-def config_name() -> str:
-    """The name that was given to --config."""
-    given = [i for i, argument in enumerate(sys.argv) if _GIVES_NAME.match(argument)]
-    _, equals, name = sys.argv[given[-1]].partition("=")
-    return name if equals else sys.argv[given[-1] + 1]
+def _shared_batch(config: Any) -> int | None:
+    """Examples that all devices share evenly, which is so in training alone."""
+    if not isinstance(config, configs.TrainConfig):
+        return None
+    return max(config.batch_size // max(config.accumulation, 1), 1)
 
 
-def workdir(name: str, config: Any) -> epath.Path:
+def fail(message: str) -> int:
+    """Says in one line what went wrong; the exit code."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return 2
+
+
+def workdir(arguments: Arguments, config: Any) -> epath.Path:
     """The directory of this run: the one given, or one chosen by config.
 
     Raises:
-      WorkdirError: it holds the run of another config.
+      WorkdirError: it holds the run of another config, or cannot be one.
     """
-    wanted = identity(with_data_dir(config))
+    wanted = identity(config)
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
-    path = epath.Path(flags.FLAGS.workdir or f"runs/{name}-{digest}")
-    held = path / "config.json"
-    if held.exists():
-        claimed = json.loads(held.read_text())
-        if "config" not in claimed or "data" not in claimed["config"]:
-            raise WorkdirError(f"{held} is not of jaxpure; choose another --workdir")
-        found = identity_of_dict(claimed["config"], type(config)) | {
-            "weights": claimed.get("weights", {})
-        }
+    given = arguments.workdir or f"runs/{arguments.config}-{digest}"
+    path = folder(given)
+    if path.exists() and not path.is_dir():
+        raise WorkdirError(f"--workdir={given} is a file, expected a folder")
+    if (path / "config.json").exists():
+        details = runs.read_json(path / "config.json")
+        runs.check_version(path, details)
+        held = details["config"] | {"weights": details.get("weights", {})}
+        found = runs.canonical(held, type(config))
         if found != wanted:
             fields = ", ".join(differences(found, wanted))
             raise WorkdirError(
@@ -157,14 +134,25 @@ def workdir(name: str, config: Any) -> epath.Path:
     return path
 
 
-def with_data_dir(config: Any) -> Any:
-    """The config with the directory that `--data_dir` gives, if it is given."""
-    if flags.FLAGS.data_dir:
-        config.data.data_dir = flags.FLAGS.data_dir
-    return config
+def folder(name: str) -> epath.Path:
+    """A path of the command line, `~` the user's home.
+
+    Raises:
+      WorkdirError: it is empty, or of a kind of bucket whose driver is not installed.
+    """
+    if not name.strip():
+        raise WorkdirError("a folder's name is empty")
+    path = epath.Path(os.path.expanduser(name))
+    try:
+        path.exists()
+    except ImportError as error:
+        raise WorkdirError(
+            f"{name}: the driver of that kind of bucket is not installed ({error})"
+        ) from error
+    return path
 
 
-def claim(path: epath.Path, name: str, config: Any) -> None:
+def claim(path: epath.Path, arguments: Arguments, config: Any) -> None:
     """Writes config.json: from now on the directory belongs to this config.
 
     To be called once the config has proven to make sense, so that a typing error does
@@ -173,23 +161,29 @@ def claim(path: epath.Path, name: str, config: Any) -> None:
     if (path / "config.json").exists() or jax.process_index():
         return
     details = {
-        "name": name,
+        "version": runs.VERSION,
+        "name": arguments.config,
         "config": configs.as_dict(config),
         "weights": weights_digests(config),
-        "versions": versions(),
+        "data_dir": arguments.data_dir,
+        "versions": versions.packages(),
         "devices": [str(d.device_kind) for d in jax.devices()],
         "platform": platform.platform(),
-        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
-        "git": git_commit(),
+        "command": command_line(),
+        "git": versions.git_commit(),
     }
-    content = (json.dumps(details, indent=2) + "\n").encode()
-    checkpoints.write_atomically(path / "config.json", content)
+    write_json(path / "config.json", details)
+
+
+def write_json(path: epath.Path, values: Any) -> None:
+    """Writes values as people can read them."""
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def identity(config: Any) -> dict[str, Any]:
     """What makes an experiment the one it is: its config and the content of its weights."""
-    values = identity_of_dict(configs.as_dict(config), type(config))
-    return values | {"weights": weights_digests(config)}
+    values = configs.as_dict(config) | {"weights": weights_digests(config)}
+    return runs.canonical(values, type(config))
 
 
 def weights_digests(config: Any) -> dict[str, str]:
@@ -198,22 +192,8 @@ def weights_digests(config: Any) -> dict[str, str]:
     return {name: weights.digest(getattr(config, name)) for name in named}
 
 
-def identity_of_dict(values: dict[str, Any], kind: type) -> dict[str, Any]:
-    """A config as written down; fields that are younger than it have their defaults."""
-    whole = _filled(values, configs.as_dict(kind()))
-    return {**whole, "data": {**whole["data"], "data_dir": ""}}
-
-
-def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _filled(values.get(name, {}), default)
-        if isinstance(default, dict)
-        else values.get(name, default)
-        for name, default in {**values, **defaults}.items()
-    }
-
-
 def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
+    """Names of the fields in which two configs differ."""
     found = []
     for key in sorted({*a, *b}):
         if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
@@ -223,44 +203,68 @@ def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[
     return found
 
 
-def versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def progress(total: int, unit: str, *, initial: int = 0) -> tqdm:
+@contextmanager
+def progress(total: int, unit: str, *, initial: int = 0) -> Iterator[tqdm]:
     """A bar with an ETA: redrawn on a terminal, a line every 30 s elsewhere."""
     interactive = sys.stderr.isatty()
-    return tqdm(
+    with tqdm(
         total=total,
         unit=unit,
         initial=initial,
         mininterval=0.5 if interactive else 30,
         dynamic_ncols=interactive,
         ascii=None if interactive else True,
-    )
+    ) as bar:
+        yield bar
 
 
-def _use_compilation_cache() -> None:
+def use_compilation_cache() -> None:
     """Compiled programs are kept between runs, where the user has not said where."""
     if not jax.config.values["jax_compilation_cache_dir"]:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", f"{home}/jaxpure/compiled")
 
 
-def _module() -> str:
-    return "experiments." + os.path.splitext(os.path.basename(sys.argv[0]))[0]
+def command_line() -> str:
+    """The command that was typed, as far as Python knows."""
+    return " ".join(["python", *sys.orig_argv[1:]])
 
 
-def git_commit() -> str | None:
-    try:
-        here = os.path.dirname(__file__)
-        command = ["git", "-C", here, "rev-parse", "HEAD"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def _list(kind: type) -> None:
+    found = configs.names(kind)
+    width = max(map(len, found))
+    for name, line in found.items():
+        print(f"{name:{width}}  {line}")
+
+
+def _help(
+    name: str,
+    doc: str | None,
+    flags: Iterable[Flag],
+    kind: type | None,
+    config: str | None,
+) -> str:
+    lines = [(doc or "").strip(), "", "options:", cli_arguments.usage(flags)]
+    if kind is None:
+        return "\n".join(lines)
+    lines += [
+        "  --config=NAME             what to run; --list shows the names",
+        "  --config.FIELD=VALUE      a field of it, or by --config.FIELD.OPTION an option",
+        "                            of what the field names",
+    ]
+    shown = kind() if config is None else configs.by_name(config, kind)
+    lines += ["", f"fields, with the values of {config or 'no config'}:"]
+    lines += [
+        f"  --config.{field}={value!r}"
+        if isinstance(value, str)
+        else f"  --config.{field}={value}"
+        for field, value in configs.as_dict(shown).items()
+    ]
+    if config is not None:
+        lines = [configs.about(config), "", *lines[1:]]
+    return "\n".join([*lines, "", (kind.__doc__ or "").strip(), "", f"({name})"])
+
+
+def _os_error(error: OSError) -> str:
+    what = f"{error.filename}: " if error.filename else ""
+    return f"{what}{error.strerror or error}"

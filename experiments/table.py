@@ -7,148 +7,117 @@ gradients leaves less than one that follows them, under the same noise, it says 
 gradient is masked.
 """
 
-import argparse
 import json
 import sys
-from typing import Any
 
 from etils import epath
 
-from experiments import program
-from experiments.config import ConfigError, RunConfig
-from experiments.report.words import interval, norm_ball
+from experiments import program, runs
+from experiments.arguments import ArgumentError, Arguments, Flag
+from experiments.runs import Run
+from jaxpure.evaluation import masking
+from jaxpure.evaluation.masking import Attempt
+from jaxpure.files import write_atomically
+from jaxpure.report import norm_ball
 
-WITHOUT_GRADIENT = ("square",)
+FLAGS = (Flag("out", "also writes the table here, in Markdown"),)
 # What a table is about; all else should be the same in every run.
-VARIED = ("gradient", "policy", "attack.", "batch_size", "judging_keys")
+VARIED = ("gradient", "policy", "attack", "batch_size", "judging_keys")
 
 
 def table(folders: list[epath.Path]) -> str:
     """The table in Markdown, of folders that hold a finished run each.
 
     Raises:
-      ConfigError: a folder holds no finished run, or two hold the same cell.
+      UserError: a folder holds no finished run, or two hold the same cell.
     """
-    runs = [_summary(folder) for folder in folders]
-    policies = list(dict.fromkeys(run["policy"] for run in runs))
-    cells: dict[tuple[str, str], dict[str, Any]] = {}
-    for run in runs:
-        row = cells.setdefault((_rule(run), _attack(run, runs[0])), {})
-        if run["policy"] in row:
-            raise ConfigError(
-                f"two runs of gradient {_rule(run)}, attack {_attack(run, runs[0])} and "
-                f"policy {run['policy']}: give each once"
+    found = [runs.read(folder) for folder in folders]
+    policies = list(dict.fromkeys(run.summary["policy"] for run in found))
+    cells: dict[tuple[str, str], dict[str, Run]] = {}
+    for run in found:
+        row_name = _attempt(run).follows, _attack(run, found[0])
+        row, policy = cells.setdefault(row_name, {}), run.summary["policy"]
+        if policy in row:
+            raise runs.RunError(
+                f"two runs of gradient {row_name[0]}, attack {row_name[1]} and policy "
+                f"{policy}: give each once"
             )
-        row[run["policy"]] = run
+        row[policy] = run
     lines = [
         "| gradient | attack | " + " | ".join(policies) + " |",
         "|---" * (2 + len(policies)) + "|",
     ]
     for (gradient, attack), row in cells.items():
-        found = [_cell(row.get(policy)) for policy in policies]
-        lines.append(f"| {gradient} | {attack} | " + " | ".join(found) + " |")
-    first = runs[0]
+        values = [_cell(row.get(policy)) for policy in policies]
+        lines.append(f"| {gradient} | {attack} | " + " | ".join(values) + " |")
+    first = found[0].summary
     about = (
         f"Robust accuracy (95% interval) of {first['num_examples']} images of "
-        f"{first['dataset']}, {norm_ball(first)}, seed "
-        f"{first['seed']}; clean {interval(first['clean_accuracy'])}."
+        f"{first['dataset']}, {norm_ball(first)}, seed {first['seed']}; clean "
+        f"{found[0].estimate('clean_accuracy')}."
     )
-    notes = [*_differences(folders, runs), *_masked(runs)]
+    masked = masking.masked([_attempt(run) for run in found])
+    notes = [*_differences(found), *(masking.describe(*pair) for pair in masked)]
     return "\n".join([about, "", *lines, *(["", *notes] if notes else [])]) + "\n"
 
 
-def _summary(folder: epath.Path) -> dict[str, Any]:
-    path = folder / "summary.json"
-    if not path.exists():
-        raise ConfigError(f"{folder} holds no finished run (no summary.json)")
-    return json.loads(path.read_text())
+def _fixed(run: Run) -> dict[str, str]:
+    """What a table holds fixed."""
+    return {name: value for name, value in run.config.items() if name not in VARIED}
 
 
-def _fixed_differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """What differs of that which a table holds fixed."""
-    first, second = (
-        program.identity_of_dict(run["config"], RunConfig) for run in (one, other)
+def _attempt(run: Run) -> Attempt:
+    summary = run.summary
+    return Attempt(
+        summary["attack"],
+        summary["gradient"],
+        summary["policy"],
+        run.estimate("robust_accuracy"),
+        json.dumps(_fixed(run), sort_keys=True),
     )
-    found = program.differences(first, second)
-    ball = ("attack.norm", "attack.eps_255")
-    if "flow" in (one["norm"], other["norm"]):  # its row names it
-        ball = ()
-    return [name for name in found if not name.startswith(VARIED) or name in ball]
 
 
-def _rule(run: dict[str, Any]) -> str:
-    """The gradient rule; an attack by queries follows none."""
-    return "none" if run["attack"] in WITHOUT_GRADIENT else run["gradient"]
+def _attack(run: Run, first: Run) -> str:
+    """The attack, with the options that are not its defaults, and its ball if another."""
+    ball = norm_ball(run.summary)
+    same = ball == norm_ball(first.summary)
+    return run.config["attack"] + ("" if same else f" in {ball}")
 
 
-def _attack(run: dict[str, Any], first: dict[str, Any]) -> str:
-    """The attack, with its version or criterion, and its ball if that is another."""
-    settings = run["config"]["attack"]
-    parts = [run["attack"]]
-    if run["attack"] == "autoattack":
-        parts.append(settings["version"])
-    if settings.get("criterion", "most") != "most":
-        parts.append(f"by {settings['criterion']}")
-    if settings["eot_samples"] > 1:
-        parts.append(f"of {settings['eot_samples']} draws")
-    if norm_ball(run) != norm_ball(first):
-        parts.append(f"in {norm_ball(run)}")
-    return " ".join(parts)
+def _cell(run: Run | None) -> str:
+    return "" if run is None else str(run.estimate("robust_accuracy"))
 
 
-def _masked(runs: list[dict[str, Any]]) -> list[str]:
-    """A line for each gradient along which no attack does as well as queries do."""
-    lines = []
-    for blind in (run for run in runs if run["attack"] in WITHOUT_GRADIENT):
-        strongest: dict[str, dict[str, Any]] = {}
-        for run in runs:
-            same = run["policy"] == blind["policy"] and norm_ball(run) == norm_ball(blind)
-            along = _rule(run)
-            if along == "none" or along.startswith("transfer") or not same:
-                continue
-            if _fixed_differences(run, blind):
-                continue
-            best = strongest.setdefault(along, run)
-            if run["robust_accuracy"]["value"] < best["robust_accuracy"]["value"]:
-                strongest[along] = run
-        for run in strongest.values():
-            if blind["robust_accuracy"]["high"] < run["robust_accuracy"]["low"]:
-                lines.append(
-                    f"Under {run['policy']}, {blind['attack']} without gradients leaves "
-                    f"less than any attack along the {run['gradient']} gradient (intervals "
-                    "apart): that gradient is masked."
-                )
-    return lines
-
-
-def _cell(run: dict[str, Any] | None) -> str:
-    return "" if run is None else interval(run["robust_accuracy"])
-
-
-def _differences(folders: list[epath.Path], runs: list[dict[str, Any]]) -> list[str]:
+def _differences(found: list[Run]) -> list[str]:
     """A line for each run that differs from the first in what a table holds fixed."""
-    lines = []
-    for folder, run in zip(folders[1:], runs[1:], strict=True):
-        if fixed := _fixed_differences(runs[0], run):
-            lines.append(f"{folder} differs from {folders[0]} in {', '.join(fixed)}.")
+    first, lines = found[0], []
+    for run in found[1:]:
+        fixed = program.differences(_fixed(first), _fixed(run))
+        if "flow" in (run.summary["norm"], first.summary["norm"]):  # its row names it
+            fixed = [name for name in fixed if name != "ball"]
+        if fixed:
+            names = ", ".join(fixed)
+            lines.append(f"{run.folder} differs from {first.folder} in {names}.")
     return lines
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.table")
-    parser.add_argument("dir", nargs="+", help="finished runs")
-    parser.add_argument("--out", help="also writes the table here, in Markdown")
-    args = parser.parse_args()
-    try:
-        found = table([epath.Path(folder) for folder in args.dir])
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.out:
-        epath.Path(args.out).write_text(found)
+def main(arguments: Arguments, config: None) -> None:
+    """The table of the runs that the command line names."""
+    del config
+    if not arguments.rest:
+        raise ArgumentError("usage: python -m experiments.table DIR [DIR ...] [--out=FILE]")
+    found = table([program.folder(name) for name in arguments.rest])
+    if arguments.out:
+        write_atomically(program.folder(arguments.out), found.encode())
     print(found)
-    return 0
+
+
+def command(argv: list[str]) -> int:
+    """The program; returns its exit code."""
+    return program.launch(
+        main, argv, name="table", doc=__doc__, flags=FLAGS, takes_rest=True
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(sys.argv[1:]))

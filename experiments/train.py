@@ -1,15 +1,15 @@
 """Trains a classifier or a denoiser: python -m experiments.train --config=NAME.
 
-Leaves in the workdir `state.safetensors` (all of the run's progress), `loss.jsonl`, and at
-the end the averaged weights `NAME.safetensors` and the last ones `NAME-raw.safetensors`,
-each with a card. Kill it at any moment; the same command goes on where it was.
+Leaves in the workdir `state.safetensors` (all of the run's progress), `loss.jsonl`,
+`validation.csv`, weights kept along the way in `kept/`, and at the end the averaged
+weights `NAME.safetensors` and the last ones `NAME-raw.safetensors`, each with a card. Kill
+it at any moment; the same command goes on where it was. `--export` writes the weights of
+the run as it stands and trains no further.
 """
 
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,29 +18,89 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
-from ml_collections import config_flags
 
 from experiments import config as configs
-from experiments import program
+from experiments import program, training_log
+from experiments.arguments import Arguments, Flag
 from experiments.build import load_data
-from jaxpure import checkpoints, data, models, training
-from jaxpure.attacks.pgd import check_ball
-from jaxpure.diffusion import schedules
+from jaxpure import data, models, optimizers, specs, training, weights
+from jaxpure.attacks import Linf, Pgd
+from jaxpure.diffusion import SCHEDULES
+from jaxpure.errors import UserError, check_in
 
-_CONFIG = config_flags.DEFINE_config_dataclass(
-    "config",
-    configs.TrainConfig(),
-    "Name of a training config.",
-    parse_fn=partial(configs.by_name, kind=configs.TrainConfig),
+FLAGS = (
+    Flag("export", "writes the weights of the run as it stands, and stops", bool, False),
 )
 
 TASKS = ("classifier", "denoiser")
+DTYPES = ("float32", "float16")
+DECAYS = ("cosine", "linear", "constant")
+VALIDATED_ON = 2000  # images of the test split; a card tells what all of it gives
+FITTED_ON = 5000  # images that a first layer is fitted to (Jordan 2024)
 
 
-def train(config: configs.TrainConfig, name: str, workdir: epath.Path) -> models.Network:
-    """Trains to the end, or on from where `workdir` stands; returns the averaged net."""
-    if config.task not in TASKS:
-        raise configs.ConfigError(configs.unknown("task", config.task, TASKS))
+def train(
+    config: configs.TrainConfig, arguments: Arguments, workdir: epath.Path
+) -> models.Network:
+    """Trains to the end, or on from where `workdir` stands; returns the averaged net.
+
+    Args:
+      config: what to train.
+      arguments: the command line; the config's name is that of the files of weights, and
+        `export` writes the weights as they stand and trains no further.
+      workdir: where progress is kept.
+    """
+    name, export = str(arguments.config), arguments.export
+    _check(config)
+    dataset = load_data(config.data, config.data.split)
+    network, loss = _network_and_loss(config, dataset)
+    optimizer = _optimizer(config)
+    program.claim(workdir, arguments, config)
+    mesh = jax.make_mesh(
+        (jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    make_step = partial(
+        training.make_step,
+        network.architecture,
+        loss,
+        optimizer,
+        batch_size=config.batch_size,
+        augmentation=training.Augmentation(config.shift, config.flip, config.reflect),
+        ema_decay=config.ema_decay,
+        ema_width=config.ema_width,
+        passes=config.passes,
+        alternate_flips=config.alternate_flips,
+        accumulation=config.accumulation,
+        sharding=jax.sharding.NamedSharding(mesh, jax.P("data")),
+    )
+    state = training.init_state(network, optimizer)
+    saved = workdir / "state.safetensors"
+    if saved.exists():
+        state = weights.load_tree(saved, state)
+        print(f"resuming {name} at step {int(state.step)}", flush=True)
+    elif export:
+        raise configs.ConfigError(f"{workdir} holds no state to export")
+    if not export:
+        state, images, labels = jax.device_put(
+            (state, dataset.images, dataset.labels),
+            jax.sharding.NamedSharding(mesh, jax.P()),
+        )
+        print(f"training {network} on {len(dataset)} images of {dataset.name}", flush=True)
+        steps = {size: make_step(image_size=size) for size in {0, config.small_size}}
+        run = _Run(config, name, network, dataset, workdir)
+        state = _loop(run, steps, state, images, labels)
+    return _write_weights(config, name, network, state, dataset, workdir)
+
+
+def _check(config: configs.TrainConfig) -> None:
+    """Raises ConfigError for what does not fit together."""
+    for what, known in (
+        ("task", TASKS),
+        ("stored_dtype", DTYPES),
+        ("rate_decay", DECAYS),
+        ("optimizer", OPTIMIZERS),
+    ):
+        check_in(f"config.{what}", getattr(config, what), known)
     if config.num_steps <= config.warmup_steps:
         raise configs.ConfigError(
             f"num_steps={config.num_steps}, expected more than "
@@ -50,97 +110,127 @@ def train(config: configs.TrainConfig, name: str, workdir: epath.Path) -> models
         raise configs.ConfigError(
             "adversarial_eps_255 is of classifiers: a denoiser has no class to be fooled in"
         )
-    if config.stored_dtype not in ("float32", "float16"):
+    if config.alternate_flips and not (config.flip and config.passes):
         raise configs.ConfigError(
-            configs.unknown("stored_dtype", config.stored_dtype, ("float32", "float16"))
+            "alternate_flips is of flips in epochs: set flip=true and passes=true"
         )
-    dataset = load_data(config.data, config.data.split)
-    network, loss = _network_and_loss(config, dataset)
-    optimizer = _optimizer(config)
-    program.claim(workdir, name, config)
-    mesh = jax.make_mesh(
-        (jax.local_device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    step = training.make_step(
-        network.config,
-        loss,
-        optimizer,
-        batch_size=config.batch_size,
-        augmentation=training.Augmentation(config.shift, config.flip),
-        ema_decay=config.ema_decay,
-        sharding=jax.sharding.NamedSharding(mesh, jax.P("data")),
-    )
-    state = training.init_state(network, optimizer)
-    saved = workdir / "state.safetensors"
-    if saved.exists():
-        state = checkpoints.load_tree(saved, state)
-        print(f"resuming {name} at step {int(state.step)}", flush=True)
-    state, images, labels = jax.device_put(
-        (state, dataset.images, dataset.labels),
-        jax.sharding.NamedSharding(mesh, jax.P()),
-    )
-    print(f"training {network} on {len(dataset)} images of {dataset.name}", flush=True)
-    state = _loop(config, step, state, images, labels, saved)
+    if config.batch_size % config.accumulation:
+        raise configs.ConfigError(
+            f"batch_size={config.batch_size} is not a multiple of "
+            f"accumulation={config.accumulation}"
+        )
 
-    averaged = models.Network(network.config, state.ema)
-    last = models.Network(network.config, state.params)
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the loop needs to tell how a run goes."""
+
+    config: configs.TrainConfig
+    name: str
+    network: models.Network
+    dataset: data.Dataset
+    workdir: epath.Path
+
+
+def _loop(
+    run: _Run,
+    steps: dict[int, Any],
+    state: training.TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+) -> training.TrainState:
+    config, saved = run.config, run.workdir / "state.safetensors"
+    key = jax.random.key(config.seed)
+    first = int(state.step)
+    kept = _kept_steps(config)
+    log = training_log.TrainingLog(run.workdir, config.batch_size)
+    validate = _validation(run) if config.validation_steps else None
+    with program.progress(config.num_steps, "step", initial=first) as bar:
+        for i in range(first, config.num_steps):
+            size = config.small_size if i < config.small_steps else 0
+            state, loss = steps[size](state, key, images, labels)
+            log.add(loss)
+            done = i + 1
+            due = done % config.log_steps == 0 or done == config.num_steps
+            if due:
+                mean, speed = log.write(done)
+                if not np.isfinite(mean):
+                    raise FloatingPointError(
+                        f"loss is {mean} near step {done}; lower config.learning_rate "
+                        f"(the last good state is {saved})"
+                    )
+                bar.update(done - bar.n)
+                bar.set_postfix_str(f"loss {mean:.4f}, {speed:.0f} images/s")
+            if validate and (done % config.validation_steps == 0 or done in kept):
+                row = validate(state)
+                log.validation(done, row)
+                told = ", ".join(f"{k} {v:.4f}" for k, v in row.items())
+                print(f"step {done}: {told}", flush=True)
+            if done in kept:
+                for suffix, params in (("", state.ema), ("-raw", state.params)):
+                    path = (
+                        run.workdir / "kept" / f"{run.name}-{done:07d}{suffix}.safetensors"
+                    )
+                    _store(config, path, _with(run.network, params), {})
+            if due and log.seconds_since_saved() > config.checkpoint_seconds:
+                weights.save_tree(saved, state, {})
+                log.saved()
+    weights.save_tree(saved, state, {})
+    return state
+
+
+def _kept_steps(config: configs.TrainConfig) -> set[int]:
+    """A half, a quarter, ... of the steps, and all of them."""
+    return {config.num_steps >> i for i in range(config.kept_checkpoints)} - {0}
+
+
+def _validation(run: _Run):
+    """A function from a state to what it is worth on the test split's first images."""
+    config = run.config
+    test = load_data(dataclasses.replace(config.data, num_examples=0), "test")
+    n = VALIDATED_ON
+    images, labels = test.floats()[:n], test.labels[:n]
+
+    def validate(state: training.TrainState) -> dict[str, float]:
+        row = {}
+        for suffix, params in (("averaged", state.ema), ("raw", state.params)):
+            network = _with(run.network, params)
+            if config.task == "classifier":
+                value = training.accuracy(network, images, labels, 500)
+                row[f"accuracy_{suffix}"] = value
+            else:
+                row[f"loss_{suffix}"] = _heldout_loss(config, network, images[:500])
+        return row
+
+    return validate
+
+
+def _write_weights(config, name, network, state, dataset, workdir) -> models.Network:
+    averaged = _with(network, state.ema)
+    last = _with(network, state.params)
     for suffix, result in (("", averaged), ("-raw", last)):
-        card = _card(config, name + suffix, result, dataset, workdir)
+        card = _card(config, name + suffix, result, dataset, workdir, int(state.step))
         path = workdir / f"{name}{suffix}.safetensors"
-        checkpoints.save(
-            path, result.replace(compute_dtype="float32"), card, config.stored_dtype
-        )
+        _store(config, path, result, card)
         print(f"{path}: {card['result']}", flush=True)
     return averaged
 
 
-def _loop(
-    config: configs.TrainConfig,
-    step: Callable[..., Any],
-    state: training.TrainState,
-    images: jax.Array,
-    labels: jax.Array,
-    saved: epath.Path,
-) -> training.TrainState:
-    key = jax.random.key(config.seed)
-    first = int(state.step)
-    recent, last_saved = [], time.monotonic()
-    with program.progress(config.num_steps, "step", initial=first) as bar:
-        for i in range(first, config.num_steps):
-            state, loss = step(state, key, images, labels)
-            recent.append(loss)
-            if len(recent) == 100 or i + 1 == config.num_steps:
-                mean = float(jnp.mean(jnp.stack(recent)))
-                if not np.isfinite(mean):
-                    raise FloatingPointError(
-                        f"loss is {mean} near step {i + 1}; lower config.learning_rate "
-                        f"(the last good state is {saved})"
-                    )
-                bar.update(len(recent))
-                bar.set_postfix_str(f"loss {mean:.4f}")
-                _append_loss(saved.parent / "loss.jsonl", i + 1, mean)
-                recent = []
-                if time.monotonic() - last_saved > config.checkpoint_seconds:
-                    checkpoints.save_tree(saved, state, {})
-                    last_saved = time.monotonic()
-    checkpoints.save_tree(saved, state, {})
-    return state
+def _with(network: models.Network, params: Any) -> models.Network:
+    """The network with other parameters."""
+    return models.Network(network.architecture, params, network.trained)
 
 
-def _append_loss(path: epath.Path, step: int, loss: float) -> None:
-    """Adds a line; a resumed run drops the lines of steps that it takes again."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] < step]
-    kept.append(json.dumps({"step": step, "loss": round(loss, 6)}))
-    checkpoints.write_atomically(path, ("\n".join(kept) + "\n").encode())
+def _store(config, path: epath.Path, network: models.Network, card: dict[str, Any]):
+    network = network.replace(compute_dtype="float32")
+    weights.save(path, network, card, config.stored_dtype)
 
 
 def _network_and_loss(config: configs.TrainConfig, dataset: data.Dataset):
     height, _, channels = dataset.image_shape
-    architecture = configs.build(
-        "architecture",
+    architecture = specs.build(
+        models.ARCHITECTURES,
         config.architecture,
-        models.REGISTRY,
         image_size=height,
         in_channels=channels,
         out_channels=channels,
@@ -148,49 +238,102 @@ def _network_and_loss(config: configs.TrainConfig, dataset: data.Dataset):
         compute_dtype=config.compute_dtype,
     )
     network = models.create(architecture, jax.random.key(config.seed))
+    if hasattr(architecture, "fit"):  # a first layer that the data give
+        some = dataclasses.replace(dataset, images=dataset.images[:FITTED_ON]).floats()
+        network = models.Network(architecture, architecture.fit(network.params, some))
+    network = models.Network(architecture, network.params, _trained(config))
     if config.task == "classifier":
         return network, _classifier_loss(config)
-    return network, partial(training.denoiser_loss, alphas_cumprod=_signal_table(config))
+    return network, partial(
+        training.denoiser_loss,
+        alphas_cumprod=_signal_table(config),
+        min_snr_gamma=config.min_snr_gamma,
+    )
 
 
 def _classifier_loss(config: configs.TrainConfig) -> training.Loss:
+    smoothing = {"label_smoothing": config.label_smoothing}
     if not config.adversarial_eps_255:
-        return training.classifier_loss
+        return partial(training.classifier_loss, **smoothing)
     ball = {
         "eps": config.adversarial_eps_255 / 255,
         "step_size": config.adversarial_step_255 / 255,
         "num_steps": config.adversarial_steps,
     }
     try:
-        check_ball("linf", **ball)
-    except ValueError as error:
+        Linf(ball["eps"]), Pgd(step_size=ball["step_size"], num_steps=ball["num_steps"])
+    except UserError as error:
         raise configs.ConfigError(f"adversarial training: {error}") from error
-    return partial(training.robust_classifier_loss, **ball)
+    return partial(training.robust_classifier_loss, **ball, **smoothing)
 
 
 def _signal_table(config: configs.TrainConfig) -> jax.Array:
     """`alphas_cumprod` of the timesteps that the denoiser is trained on."""
-    schedule = configs.build("schedule", config.schedule, schedules.SCHEDULES)
+    schedule = specs.build(SCHEDULES, config.schedule)
     signal = schedule.alphas_cumprod[: config.max_timestep or None]
     return jnp.asarray(signal, jnp.float32)
 
 
+def _trained(config: configs.TrainConfig) -> models.Trained | None:
+    """What a denoiser's user must know of its training."""
+    if config.task == "classifier":
+        return None
+    return models.Trained(schedule=config.schedule, timesteps=len(_signal_table(config)))
+
+
 def _optimizer(config: configs.TrainConfig) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, config.warmup_steps, config.num_steps
-    )
-    if config.optimizer == "adam":
-        rule = optax.adamw(rate, weight_decay=config.weight_decay)
-    elif config.optimizer == "sgd":
-        rule = optax.chain(
-            optax.add_decayed_weights(config.weight_decay),
-            optax.sgd(rate, momentum=0.9, nesterov=True),
-        )
-    else:
-        raise configs.ConfigError(
-            configs.unknown("optimizer", config.optimizer, ("adam", "sgd"))
-        )
+    rule = OPTIMIZERS[config.optimizer](config, _rate(config))
+    if not config.grad_clip:
+        return rule
     return optax.chain(optax.clip_by_global_norm(config.grad_clip), rule)
+
+
+def _rate(config: configs.TrainConfig) -> optax.Schedule:
+    peak, warmup = config.learning_rate, config.warmup_steps
+    after = config.num_steps - warmup
+    falling = {
+        "cosine": optax.cosine_decay_schedule(peak, after),
+        "linear": optax.linear_schedule(peak, 0.0, after),
+        "constant": optax.constant_schedule(peak),
+    }[config.rate_decay]
+    if not warmup:
+        return falling
+    rising = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([rising, falling], [warmup])
+
+
+def _rate_factors(config: configs.TrainConfig) -> dict[str, float]:
+    try:
+        pairs = specs.parse(f"rate({config.rate_factors})").options
+        return {name: float(factor) for name, factor in pairs.items()}
+    except ValueError as error:
+        raise configs.ConfigError(
+            f"rate_factors={config.rate_factors!r}, expected name=factor,..."
+        ) from error
+
+
+def _sgd(config: configs.TrainConfig, rate: optax.Schedule):
+    return optimizers.sgd(
+        rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        rate_factors=_rate_factors(config),
+    )
+
+
+def _muon(config: configs.TrainConfig, rate: optax.Schedule):
+    def kind(params):
+        return jax.tree.map(lambda p: "conv" if p.ndim == 4 else "other", params)
+
+    conv = optimizers.muon(rate, momentum=config.muon_momentum)
+    return optax.multi_transform({"conv": conv, "other": _sgd(config, rate)}, kind)
+
+
+OPTIMIZERS = {
+    "adam": lambda config, rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    "sgd": _sgd,
+    "muon": _muon,
+}
 
 
 def _card(
@@ -199,6 +342,7 @@ def _card(
     network: models.Network,
     dataset: data.Dataset,
     workdir: epath.Path,
+    steps: int,
 ) -> dict[str, Any]:
     claim = json.loads((workdir / "config.json").read_text())
     test = load_data(dataclasses.replace(config.data, num_examples=0), "test")
@@ -208,7 +352,7 @@ def _card(
     else:
         value = _heldout_loss(config, network, test.floats()[:500])
         result = f"noise prediction loss {value:.5f} on the first 500 test images"
-    card = {
+    return {
         "name": name,
         "task": config.task,
         "data": f"{dataset.name}/{config.data.split}, {len(dataset)} images",
@@ -216,16 +360,13 @@ def _card(
         "result": result,
         "training": configs.as_dict(config)
         | {"data": configs.as_dict(config.data) | {"data_dir": ""}},
-        "steps": config.num_steps,
+        "steps": steps,
+        "images_seen": steps * config.batch_size,
         "seed": config.seed,
         "trained_on": claim["devices"],
         "versions": claim["versions"],
         "licence": "Apache-2.0",
     }
-    if config.task == "denoiser":
-        known = len(_signal_table(config))
-        card["diffusion"] = {"schedule": config.schedule, "timesteps": known}
-    return card
 
 
 def _heldout_loss(config, network, images: np.ndarray) -> float:
@@ -233,7 +374,7 @@ def _heldout_loss(config, network, images: np.ndarray) -> float:
     table = _signal_table(config)
     loss = jax.jit(
         lambda params, x, key: training.denoiser_loss(
-            network.config, params, x, None, key, alphas_cumprod=table
+            network.architecture, params, x, None, key, alphas_cumprod=table
         )[0]
     )
     keys = jax.random.split(jax.random.key(1), len(images) // 50)
@@ -243,13 +384,19 @@ def _heldout_loss(config, network, images: np.ndarray) -> float:
     )
 
 
-def main(argv: list[str]) -> None:
-    program.no_positional(argv)
-    config = _CONFIG.value
-    name = program.config_name()
-    workdir = program.workdir(name, config)
-    train(config, name, workdir)
+def main(arguments: Arguments, config: configs.TrainConfig) -> None:
+    """One training run, from its command line."""
+    if arguments.data_dir:
+        config.data.data_dir = arguments.data_dir
+    train(config, arguments, program.workdir(arguments, config))
+
+
+def command(argv: list[str]) -> int:
+    """The program; returns its exit code."""
+    return program.launch(
+        main, argv, name="train", doc=__doc__, flags=FLAGS, kind=configs.TrainConfig
+    )
 
 
 if __name__ == "__main__":
-    program.launch(main, configs.TrainConfig, sys.argv)
+    sys.exit(command(sys.argv[1:]))

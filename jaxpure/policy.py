@@ -20,6 +20,7 @@ SOURCES: tuple[Source, ...] = ("fresh", "fixed", "replay")
 Role = Literal["gradient", "selection", "judging"]
 ROLES: tuple[Role, ...] = ("gradient", "selection", "judging")
 REST = "*"  # every noise part that is not named
+Knowledge = Literal["all", "some", "none"]
 
 
 class PolicyError(UserError):
@@ -88,6 +89,21 @@ class Policy:
     def replays_any(self) -> bool:
         """The attack is given some of the noise that judges it."""
         return self.gradient.any("replay") or self.selection.any("replay")
+
+    @property
+    def knowledge(self) -> "Knowledge":
+        """How much of the noise that judges it the attack has met."""
+        if self.replays_all:
+            return "all"
+
+        def met(part: str) -> bool:
+            judged = self.judging.of(part)
+            return judged != "fresh" and judged in (
+                self.gradient.of(part),
+                self.selection.of(part),
+            )
+
+        return "some" if any(map(met, (*self.parts, REST))) else "none"
 
     @property
     def selection_is_free(self) -> bool:
@@ -161,6 +177,21 @@ def parse_policy(text: "str | Policy", noise_parts: Iterable[str] = ()) -> Polic
                 sources[role] = {}
             sources[role][name] = source
     return Policy(**{role: _canonical(given, parts) for role, given in sources.items()})
+
+
+def read_policy(text: str) -> Policy:
+    """A policy as `str` wrote it, of a purifier whose noise parts are not at hand.
+
+    Parts that it does not name are there too, and have what is said of the rest.
+
+    Raises:
+      PolicyError: unknown preset, role or source.
+    """
+    pieces = text.split(",")[1:]
+    named = {piece.partition("=")[0].split("/")[-1].strip() for piece in pieces}
+    named -= {*ROLES, REST}
+    others = [f"another part ({i})" for i in range(len(named) + 1)]  # the most there are
+    return parse_policy(text, (*sorted(named), *others))
 
 
 def format_policy(policy: Policy) -> str:

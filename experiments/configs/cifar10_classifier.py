@@ -1,8 +1,6 @@
-"""Training: WideResNet-10-2 for CIFAR-10.
+"""Training: the wide network of the CIFAR-10 speed runs.
 
-    python -m experiments.train --config=cifar10_classifier
-
-About half an hour on two CPU cores; a GPU can afford WideResNet-16-4 and more steps.
+python -m experiments.train --config=cifar10_classifier
 """
 
 from experiments.config import DataConfig, TrainConfig
@@ -12,19 +10,27 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="classifier",
         data=DataConfig(name="cifar10", split="train", num_examples=0),
-        architecture=(
-            "wide_resnet(depth=10,width=2,mean=0.4914|0.4822|0.4465,"
-            "std=0.2471|0.2435|0.2616)"
-        ),
-        num_steps=5000,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.1,
-        warmup_steps=500,
-        weight_decay=5e-4,
-        ema_decay=0.999,
-        grad_clip=10.0,
+        architecture="airnet(widths=[64,128,128])",
+        num_steps=300,  # 6 epochs
+        batch_size=1000,
+        passes=True,
+        optimizer="muon",
+        learning_rate=0.2,
+        rate_factors="bias=265,logits=3350",
+        warmup_steps=0,
+        rate_decay="linear",
+        momentum=0.85,
+        weight_decay=0.01,
+        ema_width=0.03,
+        grad_clip=0.0,
+        label_smoothing=0.2,
         shift=2,
+        reflect=True,
         flip=True,
+        alternate_flips=True,
+        small_size=24,
+        small_steps=150,
+        log_steps=5,
+        validation_steps=50,
         stored_dtype="float16",
     )

@@ -7,18 +7,17 @@ more than a full-size denoiser; give --config.purifier.t_star=100, --config.deno
 --config.classifier for others. Its pair is cifar_bpda_fresh.
 """
 
-from experiments.config import AttackConfig, DataConfig, PurifierConfig, RunConfig
+from experiments.config import RunConfig
 
 
 def get_config() -> RunConfig:
     return RunConfig(
-        data=DataConfig(name="cifar10", num_examples=512),
+        data="cifar10(num_examples=512)",
         denoiser="cifar10_denoiser",
         classifier="cifar10_classifier",
-        purifier=PurifierConfig(name="diffpure", t_star=50),
-        attack=AttackConfig(
-            name="pgd", norm="linf", eps_255=8.0, step_size_255=2.0, num_steps=50
-        ),
+        purifier="diffpure(t_star=50)",
+        ball="linf(8/255)",
+        attack="pgd(step_size=2/255,num_steps=50)",
         policy="replay",
         gradient="bpda",
         judging_keys=10,

@@ -2,18 +2,16 @@
 
     python -m experiments.run --config=cifar_diffhammer_fresh --data_dir=DIR
 
-The paper's settings. With published weights give --config.denoiser, --config.classifier and
---config.purifier.t_star=100.
+The paper's settings. With published weights give --config.denoiser, --config.classifier
+and --config.purifier.t_star=100.
 """
 
-from experiments.config import AttackConfig, RunConfig
+from experiments.config import RunConfig
 from experiments.configs import cifar_bpda_fresh
 
 
 def get_config() -> RunConfig:
     config = cifar_bpda_fresh.get_config()
+    config.attack = "diffhammer(step_size=1/255)"
     config.gradient = "exact"
-    config.attack = AttackConfig(
-        name="diffhammer", step_size_255=1.0, num_steps=150, eot_samples=10
-    )
     return config

@@ -6,12 +6,11 @@ To a replaying attack the defense is deterministic, so the version for determini
 defenses is the one that fits.
 """
 
-from experiments.config import AttackConfig, RunConfig
-from experiments.configs import digits_bpda_replay
+from experiments.config import RunConfig
+from experiments.configs import digits_pgd_replay
 
 
 def get_config() -> RunConfig:
-    config = digits_bpda_replay.get_config()
-    config.gradient = "exact"
-    config.attack = AttackConfig(name="autoattack", norm="linf", eps_255=51.0)
+    config = digits_pgd_replay.get_config()
+    config.attack = "autoattack"
     return config

@@ -5,18 +5,17 @@
 The main job on the embedded data. Its pair is digits_bpda_fresh.
 """
 
-from experiments.config import AttackConfig, DataConfig, PurifierConfig, RunConfig
+from experiments.config import RunConfig
 
 
 def get_config() -> RunConfig:
     return RunConfig(
-        data=DataConfig(name="digits", num_examples=200),
+        data="digits(num_examples=200)",
         denoiser="digits_denoiser",
         classifier="digits_classifier",
-        purifier=PurifierConfig(name="diffpure", t_star=50),
-        attack=AttackConfig(
-            name="pgd", norm="linf", eps_255=51.0, step_size_255=8.5, num_steps=20
-        ),
+        purifier="diffpure(t_star=50)",
+        ball="linf(51/255)",
+        attack="pgd(step_size=8.5/255,num_steps=20)",
         policy="replay",
         gradient="bpda",
         judging_keys=8,

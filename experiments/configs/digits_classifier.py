@@ -12,7 +12,7 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="classifier",
         data=DataConfig(name="digits", split="train", num_examples=0),
-        architecture="wide_resnet(depth=10,width=1,mean=0.3,std=0.38)",
+        architecture="wide_resnet(depth=10,width=1,mean=[0.3],std=[0.38])",
         num_steps=3000,
         batch_size=64,
         optimizer="sgd",

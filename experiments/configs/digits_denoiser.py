@@ -13,8 +13,8 @@ def get_config() -> TrainConfig:
         task="denoiser",
         data=DataConfig(name="digits", split="train", num_examples=0),
         architecture=(
-            "unet(channels=24,channel_mult=1|2,num_res_blocks=1,"
-            "attention_resolutions=4,num_groups=8)"
+            "unet(channels=24,channel_mult=[1,2],num_res_blocks=1,"
+            "attention_resolutions=[4],num_groups=8)"
         ),
         num_steps=8000,
         batch_size=64,

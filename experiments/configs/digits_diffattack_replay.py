@@ -2,15 +2,15 @@
 
     python -m experiments.run --config=digits_diffattack_replay
 
-APGD of 20 updates on cross-entropy, then on DLR; the paper makes 100 under fresh noise,
-20 draws for each gradient.
+APGD of 20 updates on cross-entropy, then on DLR. The paper makes 100, and averages 20 draws
+for each gradient, which under replay are one and the same.
 """
 
-from experiments.config import AttackConfig, RunConfig
+from experiments.config import RunConfig
 from experiments.configs import digits_pgd_replay
 
 
 def get_config() -> RunConfig:
     config = digits_pgd_replay.get_config()
-    config.attack = AttackConfig(name="diffattack", eps_255=51.0, num_steps=20)
+    config.attack = "diffattack(num_steps=20)"
     return config

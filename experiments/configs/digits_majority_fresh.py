@@ -6,17 +6,11 @@ The defense to be read is "Majority vote"; "Resubmitted, vote of 8" is what the 
 while it made the images.
 """
 
-from experiments.config import AttackConfig, RunConfig
+from experiments.config import RunConfig
 from experiments.configs import digits_pgd_fresh
 
 
 def get_config() -> RunConfig:
     config = digits_pgd_fresh.get_config()
-    config.attack = AttackConfig(
-        eps_255=51.0,
-        step_size_255=8.5,
-        num_steps=20,
-        eot_samples=8,
-        criterion="vote",
-    )
+    config.attack = "pgd(step_size=8.5/255,num_steps=20,eot_samples=8,criterion=vote)"
     return config

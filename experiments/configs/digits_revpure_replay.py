@@ -9,5 +9,5 @@ from experiments.configs import digits_bpda_replay
 
 def get_config() -> RunConfig:
     config = digits_bpda_replay.get_config()
-    config.purifier.name = "revpure"
+    config.purifier = "revpure(t_star=50)"
     return config

@@ -2,14 +2,15 @@
 
     python -m experiments.run --config=digits_stadv_replay
 
-A flow of 0.25 half-sides is a pixel of eight.
+A flow of 0.25 half-sides is a pixel of eight. 20 updates, where the default is 100.
 """
 
-from experiments.config import AttackConfig, RunConfig
+from experiments.config import RunConfig
 from experiments.configs import digits_pgd_replay
 
 
 def get_config() -> RunConfig:
     config = digits_pgd_replay.get_config()
-    config.attack = AttackConfig(name="stadv", num_steps=20, flow_bound=0.25, loss="margin")
+    config.ball = "flow(0.25)"
+    config.attack = "stadv(num_steps=20)"
     return config

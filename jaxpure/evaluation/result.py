@@ -146,6 +146,18 @@ class Result:
         np.savez_compressed(sink, about=np.array(about), **arrays)
         write_atomically(path, sink.getvalue())
 
+    def report(self, path: epath.PathLike, undefended: "Result | None" = None) -> None:
+        """Writes an HTML page that needs nothing but itself.
+
+        Args:
+          path: of the page.
+          undefended: of the classifier alone on the same examples, if it was evaluated;
+            without it the page says nothing of that.
+        """
+        from jaxpure import report  # for its drawing library, which nothing else needs
+
+        report.of_result(epath.Path(path), self, undefended)
+
     def __str__(self) -> str:
         clean, robust = self.clean_readings, self.robust_readings
         rows = [

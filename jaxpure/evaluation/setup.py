@@ -12,7 +12,7 @@ from jaxpure.attacks import ATTACKS, BALLS, cascade
 from jaxpure.attacks.balls import check_radius
 from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, check
-from jaxpure.defense import PurifiedClassifier, noise_parts
+from jaxpure.defense import PurifiedClassifier, denoiser_evaluations, noise_parts
 from jaxpure.errors import UserError, check_range
 from jaxpure.gradients import GRADIENTS, Transfer
 from jaxpure.policy import Policy, parse_policy
@@ -95,6 +95,11 @@ def set_up(
         "policy": str(policy),
         "gradient": _named(rule, GRADIENTS),
         "judging_keys": judging_keys,
+        "draws": _own_draws(stages, rule),
+        "denoiser_evaluations": denoiser_evaluations(purifier),
+        "attack_denoiser_evaluations": denoiser_evaluations(
+            getattr(seen, "purifier", None)
+        ),
     }
     return Setup(defense, seen, ball, policy, stages, judging_keys, about)
 
@@ -134,6 +139,17 @@ def _named(thing: Any, registry: Registry) -> str:
 def _word(thing: Any, registry: Registry) -> str:
     """One word for a thing, which can be the name of a folder."""
     return registry.names.get(type(thing)) or type(thing).__name__
+
+
+def _own_draws(stages: tuple[Stage, ...], rule: Any) -> int:
+    """Draws of the defense behind a verdict of the attack on an iterate of its own.
+
+    1 for attacks in turn, whose verdicts do not add up, and for a transfer attack, whose
+    draws are of another defense.
+    """
+    if len(stages) > 1 or isinstance(rule, Transfer):
+        return 1
+    return stages[0].budget.verdict_draws
 
 
 def _denoiser(purifier: Any) -> Any:

@@ -52,9 +52,9 @@ def as_torch(torch, tensors, prefix=""):
 
 
 def assert_same_network(path, expected):
-    network = checkpoints.load(path)
-    assert network.config == expected.config
-    got, want = (checkpoints.flatten(n.params) for n in (network, expected))
+    network = weights.load(path)
+    assert network.architecture == expected.architecture
+    got, want = (weights.flatten(n.params) for n in (network, expected))
     assert got.keys() == want.keys()
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
@@ -65,7 +65,7 @@ def expected(tmp_path, tensors):
     """The network that the plain safetensors file of these tensors becomes."""
     save_file(tensors, tmp_path / "plain.safetensors")
     convert(str(tmp_path / "plain.safetensors"), tmp_path / "expected.safetensors")
-    return checkpoints.load(tmp_path / "expected.safetensors")
+    return weights.load(tmp_path / "expected.safetensors")
 
 
 def test_the_command_converts_lists_and_checks(tmp_path, tensors):
@@ -79,7 +79,7 @@ def test_the_command_converts_lists_and_checks(tmp_path, tensors):
     assert card["source"] == "mine.safetensors"
     assert card["source_bytes"] == source.stat().st_size
     assert card["architecture_config"]["depth"] == 16
-    assert card["sha256"] == checkpoints.sha256(out)
+    assert card["sha256"] == weights.sha256(out)
     assert {"source_sha256", "licence", "converted", "jaxpure", "input"} <= card.keys()
     code, output = command("--check", out)
     assert code == 0 and "one forward pass gives (10,)" in output
@@ -138,7 +138,7 @@ def test_half_precision_is_widened(tmp_path, torch, tensors, kind, dtype):
     narrow = {k: v.to(getattr(torch, dtype)) for k, v in as_torch(torch, tensors).items()}
     save_torch(narrow, path) if kind == "safetensors" else torch.save(narrow, path)
     convert(str(path), tmp_path / "out.safetensors")
-    params = checkpoints.load(tmp_path / "out.safetensors").params
+    params = weights.load(tmp_path / "out.safetensors").params
     kernel = params["params"]["conv_in"]["kernel"]
     assert kernel.dtype == jnp.float32
     want = narrow["conv1.weight"].float().numpy().transpose(2, 3, 1, 0)
@@ -167,7 +167,7 @@ def test_averaged_weights_come_from_the_ordered_list(tmp_path, torch, golden):
     card = convert(str(path), out, settings=tiny)
     assert card["family"] == "score_sde"
     assert card["diffusion"]["schedule"] == "continuous_vp"
-    kernel = checkpoints.load(out).params["params"]["conv_in"]["kernel"]
+    kernel = weights.load(out).params["params"]["conv_in"]["kernel"]
     want = tensors["all_modules.2.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, want)
     content["ema"]["shadow_params"].pop()
@@ -319,10 +319,10 @@ def test_a_network_that_was_changed_fails_its_check(tmp_path, tensors):
     content = bytearray(out.read_bytes())
     content[-1] ^= 1
     out.write_bytes(content)
-    with pytest.raises(checkpoints.CheckpointError, match="was changed or cut short"):
+    with pytest.raises(weights.CheckpointError, match="was changed or cut short"):
         check(out)
     out.with_suffix(".json").unlink()
-    with pytest.raises(checkpoints.CheckpointError, match="no card"):
+    with pytest.raises(weights.CheckpointError, match="no card"):
         check(out)
 
 
@@ -344,7 +344,7 @@ def test_check_runs_every_kind_of_network(tmp_path, golden, family):
         ),
     }[family]
     network = models.create(config, jax.random.key(0))
-    checkpoints.save(tmp_path / "net.safetensors", network, {})
+    weights.save(tmp_path / "net.safetensors", network, {})
     shape = (3,) if family == "deit_small" else config.input_shape[:2]
     assert check(tmp_path / "net.safetensors")["output_shape"][: len(shape)] == shape
 
@@ -427,10 +427,10 @@ def test_accuracy_is_of_a_classifier_with_the_sets_classes(tmp_path):
         )
         path = tmp_path / f"{classes}-{size}.safetensors"
         network = models.create(config, jax.random.key(0))
-        checkpoints.save(path, network, {"input": f"{size} pixels"})
-        with pytest.raises(checkpoints.CheckpointError, match=message):
+        weights.save(path, network, {"input": f"{size} pixels"})
+        with pytest.raises(weights.CheckpointError, match=message):
             check(path, "digits")
-    found = check(checkpoints.find("digits_classifier"), "digits")
+    found = check(weights.find("digits_classifier"), "digits")
     assert found["num_examples"] == 500 and found["accuracy"] > 0.98
 
 
@@ -443,5 +443,5 @@ def test_a_hub_id_is_converted_once_into_the_cache(tmp_path, tensors, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first, second = (converted_from_hub("somebody/net") for _ in range(2))
     assert first == second and calls == ["somebody/net"]
-    assert checkpoints.load(first).config.depth == 16
-    assert checkpoints.card(first)["source"] == "hf:somebody/net"
+    assert weights.load(first).config.depth == 16
+    assert weights.card(first)["source"] == "hf:somebody/net"

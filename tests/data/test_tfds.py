@@ -18,7 +18,7 @@ def test_unknown_name_suggests_image_sets():
     hint = str(error.value).split("Did you mean")[1]
     assert "'cifar10'" in hint and "'cifar100'" in hint
     assert tfds._close_names("CIFAR10")[0] == "cifar10"
-    assert tfds._close_names("digts") == ["digits"]
+    assert tfds._close_names("digts", ["digits"]) == ["digits"]
     assert tfds._close_names("imdb_review") == []  # TFDS has it, as a set of texts
 
 

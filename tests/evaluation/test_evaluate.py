@@ -299,9 +299,7 @@ def test_protocols_that_do_not_fit_are_named_before_any_work(tmp_path, message):
             defense = dataclasses.replace(defense, **{part: function})
             options["gradient"] = "exact"
     with pytest.raises(UserError, match=message):
-        run(
-            tmp_path / "run", defense, options.pop("attack", attack), dataset, **options
-        )
+        run(tmp_path / "run", defense, options.pop("attack", attack), dataset, **options)
     assert not (tmp_path / "run" / "clean").exists()
 
 

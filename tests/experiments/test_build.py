@@ -11,7 +11,8 @@ import pytest
 from experiments import build, weights
 from experiments import config as configs
 from jaxpure import attacks, checkpoints, models, purifiers
-from jaxpure.data import DataError, Dataset
+from jaxpure.data import Dataset
+from jaxpure.errors import UserError
 
 RANDOM_UNET = (
     "random:unet(image_size=8,in_channels=1,out_channels=1,channels=8,channel_mult=1|2,"
@@ -63,7 +64,7 @@ def config_with(**changes):
         ({"purifier__t_star": 2000}, ("t_star=2000", "digits_denoiser", "below 1000")),
         ({"purifier__schedule": "cosine"}, ("'cosine'", "digits_denoiser", "'linear'")),
         ({"purifier__image_size": 16}, ("(8, 8, 1)", "(16, 16, 1)", "purifier.image_size")),
-        ({"data__image_size": 16}, ("image_size=16", "8 pixels")),
+        ({"data__image_size": 16}, ("option of data set digits", "image_size")),
         ({"denoiser": "digits_classifier"}, ("digits_classifier is not a denoiser",)),
         ({"classifier": "digits_denoiser"}, ("digits_denoiser is not a classifier",)),
         ({"classifier": "cifar10_classifier"}, ("(32, 32, 3)", "(8, 8, 1)")),
@@ -106,7 +107,7 @@ def config_with(**changes):
     ],
 )
 def test_what_does_not_fit_is_named(changes, expected):
-    errors = (configs.ConfigError, DataError, checkpoints.CheckpointError)
+    errors = (configs.ConfigError, UserError, checkpoints.CheckpointError)
     with pytest.raises(errors) as caught:
         build.experiment(config_with(**changes))
     for piece in expected:

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.report.words import interval, knowledge
-from jaxpure.evaluation import Result
+from jaxpure.evaluation.result import Result
+from jaxpure.report.words import interval, knowledge
 
 # Colours of the page, by what stands for them in a drawing (CSS has light and dark).
 COLOURS = {
@@ -20,10 +20,10 @@ COLOURS = {
     "#000002": "var(--muted)",
     "#000003": "var(--line)",
     "#000004": "var(--defended)",
-    "#000005": "var(--bare)",
+    "#000005": "var(--undefended)",
     "#000006": "var(--unseen)",
 }
-INK, MUTED, LINE, DEFENDED, BARE, UNSEEN = COLOURS
+INK, MUTED, LINE, DEFENDED, UNDEFENDED, UNSEEN = COLOURS
 
 DRAWING: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -38,7 +38,7 @@ DRAWING: dict[Any, Any] = {
 }
 
 
-def draw(summary: dict[str, Any], defended: Result, undefended: Result) -> Markup:
+def draw(summary: dict[str, Any], defended: Result, undefended: Result | None) -> Markup:
     """Share of images not yet broken against evaluations, as inline SVG."""
     limit = _longest(defended, undefended)
     with matplotlib.rc_context(DRAWING):
@@ -57,8 +57,10 @@ def draw(summary: dict[str, Any], defended: Result, undefended: Result) -> Marku
         labels = []
         for name, result, colour in (
             ("purified, as the\nattack saw it", defended, DEFENDED),
-            ("bare, as the\nattack saw it", undefended, BARE),
+            ("undefended, as the\nattack saw it", undefended, UNDEFENDED),
         ):
+            if result is None:
+                continue
             steps, share = _unbroken(result, limit)
             axes.step(
                 steps,
@@ -87,19 +89,22 @@ def draw(summary: dict[str, Any], defended: Result, undefended: Result) -> Marku
     return _inline(buffer.getvalue())
 
 
-def describe(summary: dict[str, Any], defended: Result, undefended: Result) -> str:
+def describe(summary: dict[str, Any], defended: Result, undefended: Result | None) -> str:
     """The curves' ends, for those who do not see them."""
     limit = _longest(defended, undefended)
-    purified, bare = (_unbroken(r, limit)[1][-1] for r in (defended, undefended))
+    kept = f"{_unbroken(defended, limit)[1][-1]:.1f}% of purified"
+    if undefended is not None:
+        kept += f" and {_unbroken(undefended, limit)[1][-1]:.1f}% of undefended"
     return (
-        f"After {limit} evaluations of the attack, as it saw it, {purified:.1f}% of "
-        f"purified and {bare:.1f}% of bare images were not yet broken; judged, the "
-        f"purified classifier keeps {interval(summary.get('robust_accuracy'))}."
+        f"After {limit} evaluations of the attack, as it saw it, {kept} images were not "
+        "yet broken; judged, the purified classifier keeps "
+        f"{interval(summary.get('robust_accuracy'))}."
     )
 
 
-def _longest(*results: Result) -> int:
-    return max(int(result.evaluations.max(initial=1)) for result in results)
+def _longest(*results: Result | None) -> int:
+    found = [result for result in results if result is not None]
+    return max(int(result.evaluations.max(initial=1)) for result in found)
 
 
 def _unbroken(result: Result, limit: int) -> tuple[np.ndarray, np.ndarray]:

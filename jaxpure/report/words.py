@@ -1,12 +1,14 @@
 """What the numbers say, in words: the verdict, and how its pieces are written."""
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from jaxpure import randomness
+from jaxpure.evaluation.summary import count_images, ranges
+from jaxpure.policy import Knowledge, read_policy
+
+__all__ = ["count_images", "ranges"]
 
 
 def verdict(summary: dict[str, Any]) -> str:
@@ -34,8 +36,8 @@ def verdict(summary: dict[str, Any]) -> str:
                 "policy=replay shows",
             ]
     if summary.get("robust_accuracy_undefended"):
-        bare = percent(summary["robust_accuracy_undefended"])
-        clauses.append(f"the bare classifier keeps {bare}")
+        alone = percent(summary["robust_accuracy_undefended"])
+        clauses.append(f"the undefended classifier keeps {alone}")
     if bad := len(summary.get("nonfinite_examples") or []):
         clauses[0] = (
             f"not to be trusted yet, because {count_images(bad)} gave logits that are not "
@@ -50,37 +52,9 @@ def verdict(summary: dict[str, Any]) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def ranges(indices: Iterable[int], most: int | None = None) -> str:
-    """Indices as text: "0-199" or "3, 7-9"; after `most` pieces, how many more."""
-    pieces: list[list[int]] = []
-    for index in sorted(int(i) for i in indices):
-        if pieces and index == pieces[-1][-1] + 1:
-            pieces[-1].append(index)
-        else:
-            pieces.append([index])
-    left = sum(map(len, pieces[most:])) if most else 0
-    texts = [
-        f"{piece[0]}-{piece[-1]}" if len(piece) > 1 else str(piece[0])
-        for piece in pieces[:most]
-    ]
-    return ", ".join(texts) + (f" and {left} more" if left else "")
-
-
-def knowledge(summary: dict[str, Any]) -> str:
-    """How much of the noise that judges it the attack has met: all, some or none."""
-    text = summary["policy"]
-    named = {piece.partition("=")[0].split("/")[-1] for piece in text.split(",")[1:]}
-    parts = (*sorted(named - set(randomness.ROLES)), "all other parts")
-    policy = randomness.parse_policy(text, parts)
-    if policy.replays_all:
-        return "all"
-    rules = [dict(rule) for rule in (policy.gradient, policy.selection, policy.judging)]
-
-    def met(part: str) -> bool:
-        *attacks, judged = (rule.get(part, rule[randomness.REST]) for rule in rules)
-        return judged != "fresh" and judged in attacks
-
-    return "some" if any(map(met, parts)) else "none"
+def knowledge(summary: dict[str, Any]) -> Knowledge:
+    """How much of the noise that judges it the attack has met."""
+    return read_policy(summary["policy"]).knowledge
 
 
 def asked_policy(summary: dict[str, Any]) -> str:
@@ -95,7 +69,12 @@ def title(summary: dict[str, Any]) -> str:
 
 
 def data_split(summary: dict[str, Any]) -> str:
-    return ((summary.get("config") or {}).get("data") or {}).get("split") or "test"
+    """The split of the data that the config names, "test" where it names none."""
+    data = (summary.get("config") or {}).get("data") or ""
+    if isinstance(data, dict):  # of a run of before configs held specs
+        return data.get("split") or "test"
+    named = re.search(r"\bsplit=([\w:\[\]%]+)", data)
+    return named[1] if named else "test"
 
 
 def norm_ball(summary: dict[str, Any]) -> str:
@@ -109,10 +88,6 @@ def ball(norm: str, eps: float) -> str:
     if norm == "linf":
         return f"L-inf {255 * eps:.4g}/255"
     return f"a flow of {eps:.4g}" if norm == "flow" else f"{norm.upper()} {eps:.4g}"
-
-
-def count_images(n: int) -> str:
-    return f"{n} image{'s' * (n != 1)}"
 
 
 def percent(estimate: dict[str, Any] | None) -> str:

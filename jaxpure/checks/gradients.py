@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpure.attacks.losses import LOSSES
 from jaxpure.diffusion import reverse
+from jaxpure.losses import loss_of
 
 STEP = 1e-5  # of the central differences: their error is its square
 
@@ -58,8 +58,8 @@ def check_gradient(
     x: np.ndarray,
     label: int,
     *,
-    loss: str = "cross_entropy",
-    addend: Any = None,
+    loss: Any = "cross_entropy",
+    auxiliary_loss: Any = None,
     num_directions: int = 8,
     num_segments: int = 5,
     seed: int = 0,
@@ -72,8 +72,8 @@ def check_gradient(
       key: the noise, the same for every evaluation.
       x: `(H, W, C)` in [0, 1].
       label: the true class.
-      loss: one of `jaxpure.attacks.losses.LOSSES`.
-      addend: what an attack adds to it; see `Objective.addend`.
+      loss: a name of `losses.LOSSES`, or a function `(logits, label) -> ()`.
+      auxiliary_loss: what an attack adds to it; see `Objective.auxiliary_loss`.
       num_directions: random directions of unit length.
       num_segments: pieces into which a purifier's reverse chain is cut.
       seed: of the directions.
@@ -85,10 +85,12 @@ def check_gradient(
         wide = jnp.asarray(x, jnp.float64)
 
         def value(defense, x):
-            logits, added = (defense(key, x), 0.0)
-            if addend is not None:
-                logits, added = addend(defense, key, x)
-            return LOSSES[loss](logits, jnp.asarray(label)) + added
+            logits, added = (
+                (defense(key, x), 0.0)
+                if auxiliary_loss is None
+                else (auxiliary_loss(defense, key, x))
+            )
+            return loss_of(loss, jnp.asarray(label))(logits) + added
 
         gradient = jax.jit(jax.grad(lambda x: value(seen, x)))(wide)
         directions = _directions(seed, num_directions, wide.shape)

@@ -2,13 +2,13 @@
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
 
-from jaxpure.evaluation import Result
+from jaxpure.evaluation.result import Result
 
 IMAGE_WIDTH = 100  # at most so many CSS pixels, in whole multiples of the image's own
 SIDE = 160  # at most so many of the image's own pixels
@@ -29,27 +29,28 @@ def chosen(defended: Result, m: int = 12) -> np.ndarray:
 
 
 def grid(
-    defended: Result, shown: np.ndarray, images: Sequence[np.ndarray]
+    defended: Result, shown: np.ndarray, images: Mapping[str, np.ndarray]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each example shown: who it is, how it fared, and its five images."""
-    for i, pictures in zip(shown, zip(*images, strict=True), strict=True):
+    """A row for each example shown: who it is, how it fared, and its images.
+
+    Args:
+      defended: the evaluation.
+      shown: `(m,)` positions.
+      images: `(m, H, W, C)` by name; purified ones say which class is read from them.
+    """
+    for place, i in enumerate(shown):
         label = int(defended.labels[i])
         clean = _mark(defended.clean_logits[i, 0], label)
         attacked = _mark(defended.logits[i, 0], label)
-        names = ("clean", "adversarial", "perturbation", "purified clean")
+        marks = {"purified clean": clean, "purified adversarial": attacked}
         yield {
             "index": int(defended.indices[i]),
             "label": label,
             "fate": _fate(clean["right"], attacked["right"]),
             "seen": _seen(int(defended.broken_at[i]), int(defended.evaluations[i])),
             "images": [
-                {"name": name, "uri": _data_uri(picture), "mark": mark}
-                for name, picture, mark in zip(
-                    (*names, "purified adversarial"),
-                    pictures,
-                    (None, None, None, clean, attacked),
-                    strict=True,
-                )
+                {"name": name, "uri": _data_uri(pictures[place]), "mark": marks.get(name)}
+                for name, pictures in images.items()
             ],
         }
 

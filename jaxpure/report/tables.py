@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.words import (
+from jaxpure.evaluation.result import Result
+from jaxpure.report.words import (
     asked_policy,
     count_images,
     data_split,
@@ -14,7 +15,6 @@ from experiments.report.words import (
     ranges,
     thousands,
 )
-from jaxpure.evaluation import Result
 
 
 def accuracies(summary: dict[str, Any], defended: Result) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def accuracies(summary: dict[str, Any], defended: Result) -> list[dict[str, Any]
     get = summary.get
     rows = [
         (
-            "Bare classifier",
+            "Undefended classifier",
             "without a purifier, attacked on its own",
             get("clean_accuracy_undefended"),
             get("robust_accuracy_undefended"),
@@ -71,12 +71,13 @@ def accuracies(summary: dict[str, Any], defended: Result) -> list[dict[str, Any]
             "label": label,
             "note": note,
             "headline": "single draw" in label,
-            "bare": label.startswith("Bare"),
+            "undefended": label.startswith("Undefended"),
             "clean": _cell(clean),
             "attacked": _cell(attacked),
             "n": (attacked or clean or {}).get("n", ""),
         }
         for label, note, clean, attacked in rows
+        if clean or attacked
     ]
 
 
@@ -116,13 +117,12 @@ def stages(summary: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def diagnostics(defended: Result, undefended: Result) -> list[tuple[str, str, str]]:
-    """Rows of `(what, purified, bare)`."""
-    both = (defended, undefended)
+def diagnostics(defended: Result, undefended: Result | None) -> list[tuple[str, list[str]]]:
+    """Rows of `(what, [purified, undefended])`, the latter where there is one."""
+    both = [result for result in (defended, undefended) if result is not None]
 
-    def row(what: str, measure: Any) -> tuple[str, str, str]:
-        first, second = (measure(result) for result in both)
-        return what, first, second
+    def row(what: str, measure: Any) -> tuple[str, list[str]]:
+        return what, [measure(result) for result in both]
 
     def evaluations(result: Result) -> str:
         spent = result.evaluations[result.evaluations > 0]
@@ -191,13 +191,6 @@ def run(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [(what, str(value)) for what, value in rows if value not in (None, "")]
 
 
-def config(config: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Sections of `(name, rows)`: the config's own fields, then each nested one's."""
-
-    def rows(values: dict[str, Any]) -> list[tuple[str, str]]:
-        plain = {k: v for k, v in values.items() if not isinstance(v, dict)}
-        return [(k, '""' if v == "" else str(v)) for k, v in plain.items()]
-
-    nested = {k: v for k, v in config.items() if isinstance(v, dict)}
-    sections = [("run", rows(config)), *((k, rows(v)) for k, v in nested.items())]
-    return [(name, found) for name, found in sections if found]
+def config(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of `(field, value)`."""
+    return [(name, '""' if value == "" else str(value)) for name, value in config.items()]

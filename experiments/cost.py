@@ -1,0 +1,71 @@
+"""What a run costs here, from measured steps, before it is begun."""
+
+import jax
+
+from experiments.build import Experiment
+from jaxpure import specs
+from jaxpure.attacks import ATTACKS
+from jaxpure.defense import denoiser_evaluations
+from jaxpure.evaluation import Setup, lanes
+
+
+def announce(built: Experiment) -> float:
+    """Says what will be done and what it will cost; the seconds that it takes at most."""
+    config, dataset, setup = built.config, built.dataset, built.setup
+    n, keys = len(dataset), config.judging_keys
+    where = lanes.Lanes(lanes.local_mesh(), config.batch_size)
+    print(
+        f"{n} images of {dataset.name}, {setup.about['attack']} in {setup.ball}, policy "
+        f"{setup.policy}, gradient {config.gradient}, {keys} judging keys; {where.slots} "
+        f"images at once on {where.mesh.size} x {jax.devices()[0].device_kind}",
+        flush=True,
+    )
+    seconds, purifications = _attack(built, setup, where)
+    each = denoiser_evaluations(built.defense.purifier)
+    calls = "" if each is None else f", {purifications * each:,} denoiser evaluations"
+    print(
+        f"at most {purifications:,} purifications{calls}: at most about "
+        f"{duration(seconds)}",
+        flush=True,
+    )
+    _advise(built)
+    return seconds
+
+
+def duration(seconds: float) -> str:
+    """In the unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _attack(built: Experiment, setup: Setup, where: lanes.Lanes) -> tuple[float, int]:
+    """Seconds and purifications of the attacks in turn and of judging, at most."""
+    dataset, keys = built.dataset, built.config.judging_keys
+    n = len(dataset)
+    examples = lanes.Examples(built.root, dataset.indices, dataset.floats(), dataset.labels)
+    total, purifications = 0.0, 2 * keys * n
+    for stage in setup.stages:
+        compiling, step = lanes.seconds_per_step(where, stage, setup.ball, examples)
+        budget = stage.budget
+        calls = int(budget.calls)
+        each_step = budget.gradient_draws + budget.forward_draws
+        seconds = -(-n // where.slots) * step * (calls + 2 * keys / max(each_step, 1))
+        print(
+            f"{stage.name}: at most {calls} steps of {step:.2f} s (compiled in "
+            f"{compiling:.0f} s), about {duration(seconds)}",
+            flush=True,
+        )
+        total, purifications = total + seconds, purifications + n * calls * each_step
+    return total, purifications
+
+
+def _advise(built: Experiment) -> None:
+    """What the attack itself has to say of this defense and policy, if it has."""
+    attack = specs.build(ATTACKS, built.config.attack)
+    if not hasattr(attack, "advice"):
+        return
+    x = built.dataset.floats()[0]
+    found = attack.advice(built.defense, built.setup.policy, built.root, x)
+    if found:
+        print(f"note: {found}", flush=True)

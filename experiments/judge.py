@@ -1,0 +1,116 @@
+"""Judges a finished run again: python -m experiments.judge DIR [--seed=N] [--keys=N].
+
+Without attacking, under the keys of another seed, or under more of them; the readings are
+kept in the run's folder, beside its first ones.
+"""
+
+import sys
+from typing import Any
+
+import jax
+from etils import epath
+
+from experiments import config as configs
+from experiments import devices, program, runs
+from experiments.arguments import ArgumentError, Arguments, Flag
+from experiments.build import SEED_LIMIT, Experiment, experiment
+from jaxpure.evaluation import judge_again, settle
+from jaxpure.evaluation.identity import identify
+from jaxpure.evaluation.readings import READINGS
+from jaxpure.evaluation.readings import read as read_logits
+
+FLAGS = (
+    Flag(
+        "seed",
+        "of the judging keys; the run's own by default",
+        int,
+        None,
+        0,
+        SEED_LIMIT - 1,
+    ),
+    Flag("keys", "so many judging keys; as many as the run's by default", int, least=1),
+    program.DATA_DIR,
+    program.CPU_DEVICES,
+)
+
+
+def again(
+    built: Experiment, workdir: epath.Path, seed: int, keys: int | None = None
+) -> dict[str, Any]:
+    """Judges a finished run's adversarial images under the keys of another seed.
+
+    Returns:
+      The readings of its clean and its adversarial images, which are also written.
+    """
+    config = built.config
+    keys = config.judging_keys if keys is None else keys
+    identity = identify(built.setup, built.root, config.batch_size, built.dataset)
+    folder = workdir / "records" / "defended"
+    result = settle.load(folder, built.dataset, built.setup, identity)
+    logits = judge_again(
+        result,
+        built.defense,
+        built.setup.policy,
+        key=jax.random.key(seed),
+        judging_keys=keys,
+        batch_size=config.batch_size,
+    )
+    found = read_logits(logits, result.labels)
+    readings = {name: estimate._asdict() for name, estimate in found.items()}
+    summary = {"version": runs.VERSION, "seed": seed, "judging_keys": keys, **readings}
+    path = workdir / f"judged-seed{seed}-keys{keys}.json"
+    program.write_json(path, summary)
+    for name, estimate in found.items():
+        print(f"{READINGS[name].title:14} {estimate}", flush=True)
+    print(path, flush=True)
+    return summary
+
+
+def config_of(workdir: epath.Path) -> tuple[configs.RunConfig, str | None]:
+    """The config of a run, and where its data was.
+
+    Raises:
+      RunError: the folder holds no run that this version can go on with.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise runs.RunError(f"{workdir} holds no run (no config.json)")
+    details = runs.read_json(path)
+    runs.check_version(workdir, details)
+    try:
+        config = configs.RunConfig(**details["config"])
+    except TypeError as error:
+        raise runs.RunError(f"{path} is not of a run ({error})") from error
+    written = details.get("weights", {})
+    for name, digest in program.weights_digests(config).items():
+        if written.get(name) != digest:
+            raise runs.RunError(
+                f"{workdir} was made with other weights than config.{name}="
+                f"{getattr(config, name)} holds now; restore the file"
+            )
+    return config, details.get("data_dir")
+
+
+def main(arguments: Arguments, config: None) -> None:
+    """Judges the run that the command line names."""
+    del config
+    if len(arguments.rest) != 1:
+        raise ArgumentError("usage: python -m experiments.judge DIR [--seed=N] [--keys=N]")
+    workdir = program.folder(arguments.rest[0])
+    config, data_dir = config_of(workdir)
+    devices.use(arguments.cpu_devices)
+    program.use_compilation_cache()
+    built = experiment(config, arguments.data_dir or data_dir)
+    seed = config.seed if arguments.seed is None else arguments.seed
+    again(built, workdir, seed, arguments.keys)
+
+
+def command(argv: list[str]) -> int:
+    """The program; returns its exit code."""
+    return program.launch(
+        main, argv, name="judge", doc=__doc__, flags=FLAGS, takes_rest=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1:]))
