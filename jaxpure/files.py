@@ -1,7 +1,7 @@
 """Files that appear whole or not at all, and their digests.
 
-Paths may lie on a local disk or in a bucket (`gs://...`), through etils.epath. What a disk or
-a bucket refuses is a `StorageError`: one sentence with the path and the way out.
+Paths may lie on a local disk or in a bucket (`gs://...`), through etils.epath. What a disk
+or a bucket refuses is a `StorageError`: one sentence with the path and the way out.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from jaxpure.errors import UserError
 # What to do, by what the system says.
 WAYS_OUT = {
     errno.ENOSPC: "make room there, or choose another place; the same command goes on",
-    errno.EDQUOT: "make room in your quota, or choose another place; the same command goes on",
+    errno.EDQUOT: "make room in your quota, or choose another place",
     errno.EFBIG: "its size is limited there: raise the limit, or choose another place",
     errno.EROFS: "choose a place that can be written to",
     errno.EACCES: "choose a place that you may write to, or have its permissions changed",
@@ -67,8 +67,8 @@ def appears_whole(path: epath.PathLike) -> Iterator[Any]:
     Raises:
       StorageError: it cannot be written there.
     """
-    path = epath.Path(path)
     with storage_errors(path):
+        path = epath.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own, so that two writers of one file do not meet in a third.
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"

@@ -25,6 +25,7 @@ from jaxpure.files import storage_errors, write_atomically
 Row = dict[str, Any]
 
 IDENTITY = "identity.json"
+DEPTHS = ("*", "stages/*/*")  # where an evaluation's folder has part files
 STAMPS = ("belongs", "example", "digest")
 
 
@@ -37,7 +38,8 @@ def append(folder: epath.Path, rows: list[Row], identity: Identity) -> None:
     if not rows:
         return
     ours = f"part-{jax.process_index():03d}-"
-    taken = [_number(p.name) for p in _parts(folder) if p.name.startswith(ours)]
+    with storage_errors(folder):
+        taken = [_number(p.name) for p in _parts(folder) if p.name.startswith(ours)]
     lines = [_line(row, identity) for row in rows]
     name = f"{ours}{max(taken, default=-1) + 1:06d}-{secrets.token_hex(4)}.jsonl"
     write_atomically(folder / name, "".join(line + "\n" for line in lines).encode())
@@ -63,7 +65,7 @@ def claim(folder: epath.Path, identity: Identity, about: dict[str, Any]) -> None
                 f"{folder} holds another evaluation (they differ in {what}); choose "
                 "another folder"
             )
-    elif any(folder.glob("**/part-*.jsonl")):
+    elif any(p for depth in DEPTHS for p in folder.glob(f"{depth}/part-*.jsonl")):
         raise RecordError(
             f"{folder} holds records and no {IDENTITY} to tell whose they are; choose "
             "another folder"

@@ -14,7 +14,7 @@ from jaxpure.data import Dataset
 from jaxpure.errors import UserError
 from jaxpure.evaluation import records, statistics
 from jaxpure.evaluation.identity import Identity
-from jaxpure.evaluation.result import COUNTS, Result
+from jaxpure.evaluation.result import COUNTS, Result, check_images
 from jaxpure.evaluation.setup import Setup
 
 
@@ -67,7 +67,7 @@ def join(
     images, rows = dataset.floats(), []
     for position, index in enumerate(int(i) for i in dataset.indices):
         if index not in clean:
-            raise UnfinishedError(_unfinished(index, "clean", folder))
+            raise unfinished(index, "clean", folder)
         label, logits = int(dataset.labels[position]), clean[index]["logits"]
         if stands(logits, label, about["replays_all"]):
             row = settle(index, label, stages, folder)
@@ -118,7 +118,7 @@ def settle(
     for name, attacked, judged in stages:
         for what, rows in (("attacked", attacked), ("judged", judged)):
             if index not in rows:
-                raise UnfinishedError(_unfinished(index, f"{name} {what}", folder))
+                raise unfinished(index, f"{name} {what}", folder)
         tries.append({**attacked[index], "logits": judged[index]["logits"]})
         if not is_right(judged[index]["logits"], label):
             broken_by = name
@@ -172,8 +172,9 @@ def _untouched(image: np.ndarray, logits: np.ndarray) -> records.Row:
     }
 
 
-def _unfinished(index: int, what: str, folder: epath.Path) -> str:
-    return (
+def unfinished(index: int, what: str, folder: epath.Path) -> UnfinishedError:
+    """The error for a record that is missing."""
+    return UnfinishedError(
         f"example {index} has no {what} record in {folder}; the run is not finished: start "
         "it again to go on"
     )
