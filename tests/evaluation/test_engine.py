@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from jaxpure import attacks, data, gradients, randomness
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.evaluation import engine, evaluate, judge_again, load, records
 from jaxpure.types import register_pytree
 

@@ -15,7 +15,7 @@ import pytest
 from absl import logging
 
 from jaxpure import models, weights
-from jaxpure.defense import PurifiedClassifier, denoiser_evaluations, noise_parts
+from jaxpure.defenses import PurifiedClassifier, denoiser_evaluations, noise_parts
 from jaxpure.diffusion import (
     ContinuousVp,
     Cosine,
