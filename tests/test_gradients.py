@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxpure.defense import PurifiedClassifier, denoiser_evaluations
+from jaxpure.defenses import PurifiedClassifier, denoiser_evaluations
 from jaxpure.diffusion import Ddim, Ddpm, Linear, Ode, Sde, make_chain, reverse
 from jaxpure.errors import UserError
 from jaxpure.gradients import GRADIENTS, Bpda, Exact, Surrogate, Transfer, WithDerivative

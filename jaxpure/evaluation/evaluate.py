@@ -24,7 +24,7 @@ from tqdm import tqdm
 from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, take
 from jaxpure.data import load as load_data
-from jaxpure.defense import noise_parts
+from jaxpure.defenses import noise_parts
 from jaxpure.evaluation import lanes, lock, records, statistics
 from jaxpure.evaluation.bounds import AttackError, outside
 from jaxpure.evaluation.identity import Identity, describe, identify

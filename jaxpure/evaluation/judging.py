@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from jaxpure.defense import noise_parts
+from jaxpure.defenses import noise_parts
 from jaxpure.errors import UserError, check_range
 from jaxpure.evaluation import lanes, records
 from jaxpure.evaluation.folder import open_folder

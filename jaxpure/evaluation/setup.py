@@ -12,7 +12,7 @@ from jaxpure.attacks import ATTACKS, BALLS, cascade
 from jaxpure.attacks.balls import check_radius
 from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, check
-from jaxpure.defense import PurifiedClassifier, denoiser_evaluations, noise_parts
+from jaxpure.defenses import PurifiedClassifier, denoiser_evaluations, noise_parts
 from jaxpure.errors import UserError, check_range
 from jaxpure.gradients import GRADIENTS, Transfer
 from jaxpure.policy import Policy, parse_policy

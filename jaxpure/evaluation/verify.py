@@ -1,8 +1,8 @@
 """Whether an evaluation's records can be trusted: rules, each checked by itself.
 
 The rules look at what is on disk and at nothing else, so that what was made on one machine
-is verified on another, without weights and data. `RULES` says what they are; `VERSION` counts
-their changes, so that a verification says by which rules it was made.
+is verified on another, without weights and data. `RULES` says what they are; `VERSION`
+counts their changes, so that a verification says by which rules it was made.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -11,7 +11,7 @@ from filling import max_error, nhwc
 
 from checkpoints_convert import ConversionError, convert
 from checkpoints_convert.families.diffusers_unet import DEFAULTS, FIXED
-from jaxpure import checkpoints
+from jaxpure import weights
 from jaxpure.purifiers.resized import resize
 
 
@@ -67,7 +67,7 @@ def test_a_folder_of_diffusers(tmp_path, torch, diffusers, safe):
     scheduler = diffusers.DDPMScheduler(variance_type="fixed_large", clip_sample=True)
     scheduler.save_pretrained(tmp_path / "unet")
     card = convert(str(tmp_path / "unet"), tmp_path / "out.safetensors")
-    assert card["diffusion"] == {
+    assert card["trained"] == {
         "schedule": "linear",
         "variance": "fixed_large",
         "clip": True,
@@ -85,8 +85,8 @@ def test_a_pipeline_of_diffusers(tmp_path, torch, diffusers):
     pipeline = diffusers.DDPMPipeline(model, scheduler)
     pipeline.save_pretrained(tmp_path / "pipeline")
     card = convert(str(tmp_path / "pipeline"), tmp_path / "out.safetensors")
-    assert card["diffusion"]["schedule"] == "linear(num_timesteps=200)"
-    assert card["diffusion"]["timesteps"] == 200
+    assert card["trained"]["schedule"] == "linear(num_timesteps=200)"
+    assert card["trained"]["timesteps"] == 200
     assert_same_function(torch, model, tmp_path / "out.safetensors")
 
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxpure.gradient_check import check_gradient
 
 from jaxpure import gradients, purifiers, randomness
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.diffusion import Ddpm, linear
-from jaxpure.gradient_check import check_gradient
 
 SHAPE = (4, 4, 1)
 

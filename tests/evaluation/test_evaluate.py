@@ -13,7 +13,7 @@ from evaluation.toys import KEYS, ROOT, assert_same, problem, run
 
 from jaxpure import attacks, data
 from jaxpure.attacks.verdict import judge_draws
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.errors import UserError
 from jaxpure.evaluation import (
     AttackError,

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpure import attacks, data, keys
 from jaxpure.attacks.verdict import judge_draws
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.evaluation import Result, evaluate, lanes
 from jaxpure.objective import Objective
 from jaxpure.pytrees import pytree, static

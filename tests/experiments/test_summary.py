@@ -5,15 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from jaxpure.randomness import PRESETS
 
 from experiments import config as configs
 from experiments.build import Experiment
 from experiments.summary import summarize, warnings
 from jaxpure import data, purifiers
 from jaxpure.attacks import Pgd
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.evaluation import Result, statistics
-from jaxpure.randomness import PRESETS
 from tests.experiments.fakes import fake_result
 
 NO_WARNINGS = {

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxpure.foolbox_adapter import foolbox_model
 
 from jaxpure import gradients, randomness
-from jaxpure.defense import PurifiedClassifier
-from jaxpure.foolbox_adapter import foolbox_model
+from jaxpure.defenses import PurifiedClassifier
 
 
 def noisy(key, x):

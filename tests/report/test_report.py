@@ -10,11 +10,11 @@ import numpy as np
 import PIL.Image
 import pytest
 from etils import epath
+from jaxpure.randomness import parse_policy
 
 from experiments import report
 from experiments.config import RunConfig
 from jaxpure.evaluation import Result, statistics
-from jaxpure.randomness import parse_policy
 from tests.experiments.fakes import fake_result
 
 VOID = {"meta", "link", "img", "br"}
