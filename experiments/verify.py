@@ -2,8 +2,8 @@
 
 Checks the run's records by every rule, from its files alone, and computes its reported
 numbers anew; prints a line a rule, and SUCCESS or what failed. With --against, also whether
-chance explains how it differs from a reference run; with --rejudge, which needs the weights,
-whether N images judged anew give the same logits.
+chance explains how it differs from a reference run; with --rejudge, which needs the
+weights, whether N images judged anew give the same logits.
 """
 
 import sys

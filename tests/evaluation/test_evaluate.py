@@ -312,6 +312,11 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
     setup = set_up(defense, attack, **options)
     identity = identify(setup, ROOT, 4, dataset)
     folder = epath.Path(tmp_path)
+    with (
+        mock.patch.object(lanes, "judge", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run(tmp_path, defense, attack, dataset)
     with pytest.raises(UnfinishedError, match="example 100 has no clean record"):
         settle.load(folder, dataset, setup, identity)
     with (
