@@ -17,8 +17,8 @@ import optax
 from jaxpure import models
 from jaxpure.attacks import Linf, Pgd, search
 from jaxpure.defense import PurifiedClassifier
-from jaxpure.models.network import batch_stats, bind
 from jaxpure.keys import Key, stream
+from jaxpure.models.network import batch_stats, bind
 from jaxpure.policy import PRESETS
 from jaxpure.purifiers.identity import Identity
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from jaxpure.randomness import PartKeys, noise_at
 
 from jaxpure.defense import PurifiedClassifier, denoiser_evaluations
 from jaxpure.diffusion import Ddim, Ddpm, Ode, Sde, linear, make_chain, reverse
 from jaxpure.gradients import Bpda, Surrogate, bpda, exact, surrogate
 from jaxpure.purifiers import DiffPure, Identity, OneShot, RevPure, ddim
-from jaxpure.randomness import PartKeys, noise_at
 from jaxpure.types import register_pytree
 
 SHAPE = (3, 2, 2)

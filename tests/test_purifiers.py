@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxpure.randomness import PartKeys, noise_at, part
 
 from jaxpure.defense import PurifiedClassifier, denoiser_evaluations, noise_parts
 from jaxpure.diffusion import (
@@ -25,7 +26,6 @@ from jaxpure.diffusion import (
     reverse,
 )
 from jaxpure.purifiers import REGISTRY, Resized
-from jaxpure.randomness import PartKeys, noise_at, part
 
 SHAPE = (3, 2, 2)
 T_STAR = 5

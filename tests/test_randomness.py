@@ -10,11 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from jaxpure.attacks import Pgd
-from jaxpure.defense import PurifiedClassifier
-from jaxpure.diffusion import Ddim, Ddpm, linear, make_chain, reverse
-from jaxpure.purifiers import DiffPure, RevPure
 from jaxpure.randomness import (
     PRESETS,
     REST,
@@ -32,6 +27,11 @@ from jaxpure.randomness import (
     part,
     stream,
 )
+
+from jaxpure.attacks import Pgd
+from jaxpure.defense import PurifiedClassifier
+from jaxpure.diffusion import Ddim, Ddpm, linear, make_chain, reverse
+from jaxpure.purifiers import DiffPure, RevPure
 
 PARTS = ("forward", "reverse")
 EXAMPLES, STEPS, SAMPLES, JUDGING, ROUNDS, TIMESTEPS = 3, 4, 3, 4, 2, 6

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxpure.randomness import attack_keys, judging_keys, noise_at, parse_policy, part
 from scipy import special, stats
 
 from jaxpure import attacks
@@ -19,7 +20,6 @@ from jaxpure.attacks import LOSSES, Objective, Pgd
 from jaxpure.attacks.verdict import judge_draws
 from jaxpure.defense import PurifiedClassifier
 from jaxpure.purifiers import Identity
-from jaxpure.randomness import attack_keys, judging_keys, noise_at, parse_policy, part
 from jaxpure.types import Attack
 
 # Those that take one step after another from where they are; test_stronger.py has the rest.

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
+from jaxpure.attacks.norms import NORMS
 
 from jaxpure import gradients, randomness
 from jaxpure.attacks import REGISTRY, Apgd, DiffHammer, Pgd, Stadv, stages_of
 from jaxpure.attacks.diffattack import Deviation
 from jaxpure.attacks.diffhammer import Draws, representative, weigh
-from jaxpure.attacks.norms import NORMS
 from jaxpure.attacks.stadv import excess, roughness, warp
 from jaxpure.defense import PurifiedClassifier
 from jaxpure.diffusion import linear

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxpure.attacks.norms import NORMS
 
 from jaxpure import randomness
 from jaxpure.attacks import REGISTRY
-from jaxpure.attacks.norms import NORMS
 from jaxpure.defense import PurifiedClassifier
 
 SHAPE, CLASSES, SIZES = (4, 4, 2), 5, {"linf": 0.1, "l2": 0.5, "l1": 2.0}
