@@ -188,8 +188,16 @@ def identity(config: Any) -> dict[str, Any]:
 
 def weights_digests(config: Any) -> dict[str, str]:
     """SHA-256 of the weights files that a config names: a path may be trained anew."""
-    named = [name for name in ("denoiser", "classifier") if hasattr(config, name)]
-    return {name: weights.digest(getattr(config, name)) for name in named}
+    found = {}
+    for name in ("denoiser", "classifier"):
+        if not hasattr(config, name):
+            continue
+        value = getattr(config, name)
+        try:
+            found[name] = weights.digest(value)
+        except UserError as error:
+            raise configs.ConfigError(f"config.{name}={value}: {error}") from error
+    return found
 
 
 def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
