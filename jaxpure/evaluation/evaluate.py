@@ -139,11 +139,12 @@ def run(
         for i in examples.position
         if stands(clean[i]["logits"], judge.label_of(i), setup.policy.replays_all)
     ]
+    alone = [i for i in examples.position if i not in set(standing)]
     for number, stage in enumerate(setup.stages):
         reporter.fallen = len(dataset) - len(standing)
         place = stage_folder(folder, number, stage.name)
-        found = _attack(place, stage, judge, standing, reporter)
-        standing = [i for i in standing if found[i]]
+        found = _attack(place, stage, judge, standing, alone, reporter)
+        standing, alone = [i for i in standing if found[i]], []
     return load(folder, dataset, setup, identity)
 
 
@@ -187,8 +188,12 @@ class _Judge:
         images: np.ndarray,
         more: list[records.Row] | None = None,
     ) -> dict[int, records.Row]:
+        return self.record(folder, indices, self.logits(indices, images), more)
+
+    def logits(self, indices: list[int], images: np.ndarray) -> np.ndarray:
+        """`(n, keys, classes)` of images `(n, H, W, C)`."""
         setup, root = self.setup, self.examples.root
-        logits = lanes.judge(
+        return lanes.judge(
             self.lanes,
             setup.defense,
             setup.policy,
@@ -197,6 +202,15 @@ class _Judge:
             images,
             setup.judging_keys,
         )
+
+    def record(
+        self,
+        folder: epath.Path,
+        indices: list[int],
+        logits: Iterable[np.ndarray],
+        more: list[records.Row] | None = None,
+    ) -> dict[int, records.Row]:
+        """Writes down logits `(keys, classes)` of each example; returns its row by index."""
         rows = [{"index": i, "logits": row} for i, row in zip(indices, logits, strict=True)]
         rows = [a | b for a, b in zip(rows, more or [{}] * len(rows), strict=True)]
         records.append(folder, rows, self.identity)
@@ -244,9 +258,14 @@ def _attack(
     stage: Stage,
     judge: _Judge,
     standing: list[int],
+    alone: list[int],
     reporter: _ProgressReporter,
 ) -> dict[int, bool]:
     """One attack on the images that stand, judged as they fall, all of it in `folder`.
+
+    The images that are left `alone` keep places in the first batch that is judged, and
+    what is found there is thrown away: on a CPU the last bit of a row's logits can depend
+    on its place in the batch, and records are to be what they have been.
 
     Returns:
       Whether each image stands, by index.
@@ -254,15 +273,24 @@ def _attack(
     attacked, judged = judge.known(folder / "attacked"), judge.known(folder / "judged")
     reporter.judged = judge.right(judged)
     waiting = [row for i, row in attacked.items() if i not in judged]
+    left_alone = set(alone)
+    if not judged:
+        waiting += [{"index": i, "image": judge.images_of([i])[0]} for i in alone]
 
     def judge_waiting(at_least: int) -> None:
         while len(waiting) >= at_least and waiting:
             batch = waiting[: judge.lanes.slots]
             del waiting[: judge.lanes.slots]
-            indices = [row["index"] for row in batch]
+            found = [row["index"] not in left_alone for row in batch]
+            if not any(found):
+                continue
             images = np.stack([row["image"] for row in batch])
-            _check_found(judge, batch, images)
-            reporter.judged |= judge.right(judge(folder / "judged", indices, images))
+            logits = judge.logits([row["index"] for row in batch], images)[found]
+            batch = [row for row, keep in zip(batch, found, strict=True) if keep]
+            _check_found(judge, batch, images[found])
+            indices = [row["index"] for row in batch]
+            rows = judge.record(folder / "judged", indices, logits)
+            reporter.judged |= judge.right(rows)
             reporter(stage.name)
 
     todo = [i for i in standing if i not in attacked]
