@@ -32,7 +32,7 @@ def jaxpure_attack(name: str) -> Callable[[], object]:
     import jax
 
     from jaxpure import attacks, checkpoints, randomness
-    from jaxpure.defense import PurifiedClassifier
+    from jaxpure.defenses import PurifiedClassifier
     from jaxpure.purifiers import Identity
 
     defense = PurifiedClassifier(Identity(), checkpoints.load("cifar10_classifier"))
@@ -69,7 +69,7 @@ def foolbox_attack(framework: str) -> Callable[[], object]:
         import jax
 
         from jaxpure import checkpoints
-        from jaxpure.defense import PurifiedClassifier
+        from jaxpure.defenses import PurifiedClassifier
         from jaxpure.foolbox_adapter import foolbox_model
         from jaxpure.purifiers import Identity
 

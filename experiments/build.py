@@ -10,7 +10,7 @@ from experiments import config as configs
 from experiments import weights
 from jaxpure import data, models, specs
 from jaxpure.attacks import ATTACKS, undefended
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.errors import UserError
 from jaxpure.evaluation import Setup, set_up
 from jaxpure.evaluation.setup import check_fit

@@ -5,7 +5,7 @@ import jax
 from experiments.build import Experiment
 from jaxpure import specs
 from jaxpure.attacks import ATTACKS
-from jaxpure.defense import denoiser_evaluations
+from jaxpure.defenses import denoiser_evaluations
 from jaxpure.evaluation import Setup, lanes
 
 

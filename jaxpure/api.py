@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxpure import weights
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.purifiers import PURIFIERS
 from jaxpure.specs import build
 

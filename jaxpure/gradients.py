@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import jax
 
-from jaxpure.defense import denoiser_evaluations, noise_parts
+from jaxpure.defenses import denoiser_evaluations, noise_parts
 from jaxpure.errors import UserError
 from jaxpure.keys import AnyKey
 from jaxpure.purifiers import PURIFIERS, Identity

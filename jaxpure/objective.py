@@ -13,7 +13,7 @@ from jaxpure.errors import check_in, check_range
 from jaxpure.keys import AnyKey, Key
 from jaxpure.losses import is_targeted, loss_named, loss_of
 from jaxpure.policy import Policy, Sources, attack_keys
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.types import Image, Label
 
 Average = Literal["loss", "logits"]
@@ -55,10 +55,10 @@ class Objective:
     """
 
     defense: Any
-    policy: Policy = static()
-    loss: Any = static("cross_entropy")
-    average: Average = static("loss")
-    eot_samples: int = static(1)
+    policy: Static[Policy]
+    loss: Static[Any] = "cross_entropy"
+    average: Static[Average] = "loss"
+    eot_samples: Static[int] = 1
     auxiliary_loss: Any = None
 
     def __post_init__(self):

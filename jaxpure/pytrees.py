@@ -3,7 +3,7 @@
     @pytree
     class Pgd:
         step_size: float = 2 / 255              # a leaf: changing it compiles nothing anew
-        random_start: bool = static(True)       # part of the structure
+        random_start: Static[bool] = True       # part of the structure, and compiled for
 
 `jax.tree_util.register_dataclass` makes structures that are equal (in jax 0.10) for any two
 classes of as many fields and equal static fields, so that `jit` now and then runs for an
@@ -14,24 +14,32 @@ object around tracers.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform, overload
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    dataclass_transform,
+    get_origin,
+    overload,
+)
 
 import jax
 import jax.numpy as jnp
 
 Class = TypeVar("Class", bound=type)
+T = TypeVar("T")
 
 
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is part of the structure: hashable, and compiled for."""
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata={"static": True})
-    return dataclasses.field(default=default, metadata={"static": True})
+_STATIC = "static"
+
+Static = Annotated[T, _STATIC]
+"""The type of a field that is part of the structure: hashable, and compiled for."""
 
 
-def derived(*, is_static: bool = False) -> Any:
-    """A field that `__post_init__` computes (by `set_derived`) from the others."""
-    return dataclasses.field(init=False, repr=False, metadata={"static": is_static})
+def derived(*, init: Literal[False] = False) -> Any:
+    """A leaf that `__post_init__` computes (by `set_derived`) from the other fields."""
+    return dataclasses.field(init=init, repr=False, compare=False)
 
 
 def set_derived(thing: Any, **values: Any) -> None:
@@ -41,14 +49,14 @@ def set_derived(thing: Any, **values: Any) -> None:
 
 
 @overload
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, derived))
 def pytree(cls: Class) -> Class: ...
 @overload
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, derived))
 def pytree(*, eq: bool = True, repr: bool = True) -> Callable[[Class], Class]: ...
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(static, derived))
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, derived))
 def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
-    """Makes a class a frozen dataclass and a pytree; fields are leaves unless `static`.
+    """Makes a class a frozen dataclass and a pytree; fields are leaves unless `Static`.
 
     Args:
       cls: the class.
@@ -59,8 +67,8 @@ def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
         return lambda cls: pytree(cls, eq=eq, repr=repr)
     cls = dataclasses.dataclass(frozen=True, eq=eq, repr=repr)(cls)
     fields = dataclasses.fields(cls)
-    meta = tuple(f.name for f in fields if f.metadata.get("static"))
-    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+    meta = tuple(f.name for f in fields if _is_static(f.type))
+    data = tuple(f.name for f in fields if not _is_static(f.type))
 
     def flatten(x):
         return tuple(getattr(x, n) for n in data), tuple(getattr(x, n) for n in meta)
@@ -78,6 +86,10 @@ def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _is_static(kind: Any) -> bool:
+    return get_origin(kind) is Annotated and _STATIC in kind.__metadata__
 
 
 def choose(condition: jax.Array, a: Any, b: Any) -> Any:

@@ -16,7 +16,7 @@ import optax
 
 from jaxpure import models
 from jaxpure.attacks import Linf, Pgd, search
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.keys import Key, stream
 from jaxpure.models.network import batch_stats, bind
 from jaxpure.policy import PRESETS

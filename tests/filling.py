@@ -11,8 +11,6 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -22,8 +20,8 @@ import numpy as np
 from checkpoints_convert import rules
 from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.family import Contents
-from jaxpure import checkpoints, models
-from jaxpure.types import register_pytree
+from jaxpure import models, weights
+from jaxpure.pytrees import pytree
 
 
 def rng(tag: str, seed: int = 1) -> np.random.Generator:
@@ -92,7 +90,7 @@ def converted(
     config = FAMILIES[family].architecture(contents)
     config = dataclasses.replace(config, **changes)
     like = models.abstract(config)
-    targets = {name: x.shape for name, x in checkpoints.flatten(like.params).items()}
+    targets = {name: x.shape for name, x in weights.flatten(like.params).items()}
     assigned = rules.assign(FAMILIES[family].layers(config), shapes, targets)
     values = dict(rules.fill(assigned, tensors.__getitem__))
     leaves = [jnp.asarray(values[name], dtype) for name in targets]
@@ -116,8 +114,7 @@ def l2_error(got: Any, want: np.ndarray) -> float:
     return float(np.linalg.norm(got - want) / np.linalg.norm(want - want.mean()))
 
 
-@partial(register_pytree, data_fields=["keys", "noise"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree(eq=False)
 class NoiseTable:
     """Stored noise by key, in place of a generator; NaN for a key it does not know.
 

@@ -109,4 +109,6 @@ def test_the_library_knows_nothing_of_programs():
     for name, path in MODULES.items():
         if name.startswith("jaxpure"):
             text = path.read_text()
-            assert not re.search(r"^\s*(from|import) (experiments|checkpoints_convert)", text, re.M)
+            assert not re.search(
+                r"^\s*(from|import) (experiments|checkpoints_convert)", text, re.M
+            )

@@ -8,27 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from jaxpure.randomness import PartKeys, noise_at
 
-from jaxpure.defense import PurifiedClassifier, denoiser_evaluations
-from jaxpure.diffusion import Ddim, Ddpm, Ode, Sde, linear, make_chain, reverse
-from jaxpure.gradients import Bpda, Surrogate, bpda, exact, surrogate
+from jaxpure.defenses import PurifiedClassifier, denoiser_evaluations
+from jaxpure.diffusion import Ddim, Ddpm, Linear, Ode, Sde, make_chain, reverse
+from jaxpure.errors import UserError
+from jaxpure.gradients import GRADIENTS, Bpda, Exact, Surrogate, Transfer, WithDerivative
+from jaxpure.keys import PartKeys, noise_at
 from jaxpure.purifiers import DiffPure, Identity, OneShot, RevPure, ddim
-from jaxpure.types import register_pytree
+from jaxpure.pytrees import Static, pytree
+from jaxpure.specs import build
 
 SHAPE = (3, 2, 2)
-SCHEDULE = linear(100)
+SCHEDULE = Linear(100)
 
 PURIFIERS = {
-    "diffpure": lambda d: DiffPure.create(d, SCHEDULE, t_star=5, rounds=2),
-    "diffpure_small": lambda d: DiffPure.create(
-        d, SCHEDULE, t_star=5, step_rule=Ddpm("fixed_small")
+    "diffpure": lambda d: DiffPure(d, schedule=SCHEDULE, t_star=5, rounds=2),
+    "diffpure_small": lambda d: DiffPure(
+        d, schedule=SCHEDULE, t_star=5, step_rule=Ddpm("fixed_small")
     ),
-    "diffpure_sde": lambda d: DiffPure.create(d, SCHEDULE, t_star=5, step_rule=Sde()),
-    "diffpure_ode": lambda d: DiffPure.create(d, SCHEDULE, t_star=5, step_rule=Ode()),
-    "revpure": lambda d: RevPure.create(d, SCHEDULE, t_star=5, scale_input=True),
-    "ddim": lambda d: ddim(d, SCHEDULE, t_star=6, eta=0.5, num_steps=3),
-    "one_shot": lambda d: OneShot.create(d, SCHEDULE, t_star=20, clip=False),
+    "diffpure_sde": lambda d: DiffPure(d, t_star=5, step_rule=Sde()),
+    "diffpure_ode": lambda d: DiffPure(d, t_star=5, step_rule=Ode()),
+    "revpure": lambda d: RevPure(d, schedule=SCHEDULE, t_star=5, scale_input=True),
+    "ddim": lambda d: ddim(d, schedule=SCHEDULE, t_star=6, eta=0.5, num_steps=3),
+    "one_shot": lambda d: OneShot(d, schedule=SCHEDULE, t_star=20, clip=False),
 }
 
 
@@ -54,7 +56,7 @@ def weighted(purifier, key, x):
 @pytest.mark.parametrize("name", PURIFIERS)
 def test_exact_gradient_is_that_of_finite_differences(name):
     with jax.enable_x64(True):
-        purifier = exact(PURIFIERS[name](denoiser()))
+        purifier = Exact()(PURIFIERS[name](denoiser()))
         key, x = jax.random.key(1), image(dtype=np.float64)
         function = jax.jit(lambda x: purifier(key, x))
         check_grads(function, (x,), order=1, modes=["rev"])
@@ -77,7 +79,7 @@ def test_gradient_by_the_denoisers_parameters_is_exact(name):
 def test_checkpointed_chain_is_the_plain_loop(rule):
     """Value and gradient, against a loop in Python that knows no scan or checkpoint."""
     with jax.enable_x64(True):
-        chain = make_chain(SCHEDULE, rule, 9)
+        chain = make_chain(Linear(), rule, 9)
         key, x, net = jax.random.key(3), image(dtype=np.float64), denoiser()
 
         def plain(key, x):
@@ -110,7 +112,7 @@ def test_the_chains_gradient_keeps_states_and_not_what_made_them():
         return jnp.mean(hidden * hidden, -1)
 
     def temporaries(t_star):
-        purifier = RevPure.create(jax.tree_util.Partial(wide), linear(1000), t_star=t_star)
+        purifier = RevPure(jax.tree_util.Partial(wide), t_star=t_star)
         grad = jax.jit(jax.grad(lambda p, k, x: jnp.sum(p(k, x)), 2))
         x = jnp.zeros((16, 16, 1))
         compiled = grad.lower(purifier, jax.random.key(0), x).compile()
@@ -129,7 +131,7 @@ def test_bpda_has_the_value_to_the_bit_and_the_identitys_derivative(name, compil
     key, x, cotangent = jax.random.key(1), image(), image(5)
 
     def with_pullback(purifier, key, x):
-        value, pullback = jax.vjp(lambda x: bpda(purifier)(key, x), x)
+        value, pullback = jax.vjp(lambda x: Bpda()(purifier)(key, x), x)
         return value, pullback(cotangent)[0]
 
     value = maybe_jit(lambda p, k, x: p(k, x))(purifier, key, x)
@@ -140,30 +142,30 @@ def test_bpda_has_the_value_to_the_bit_and_the_identitys_derivative(name, compil
 
 def test_bpda_of_a_purifier_that_changes_the_shape_is_refused():
     crop = jax.tree_util.Partial(lambda key, x: x[1:])
-    with pytest.raises(ValueError, match=r"\(3, 2, 2\) to \(2, 2, 2\)"):
-        bpda(crop)(jax.random.key(0), image())
+    with pytest.raises(UserError, match="no derivative of one to"):
+        Bpda()(crop)(jax.random.key(0), image())
 
 
 def test_bpda_does_not_ask_for_a_derivative():
     """A purifier without one will do."""
     rounded = jax.tree_util.Partial(lambda key, x: jnp.round(8 * x) / 8)
     x = image()
-    gradient = jax.grad(lambda x: jnp.sum(bpda(rounded)(jax.random.key(0), x)))(x)
+    gradient = jax.grad(lambda x: jnp.sum(Bpda()(rounded)(jax.random.key(0), x)))(x)
     chex.assert_trees_all_equal(gradient, jnp.ones(SHAPE))
 
 
 @pytest.mark.parametrize(
     "cheap",
     [
-        lambda d: ddim(d, SCHEDULE, t_star=5, eta=1.0, num_steps=2),
-        lambda d: OneShot.create(d, SCHEDULE, t_star=5),
+        lambda d: ddim(d, schedule=SCHEDULE, t_star=5, eta=1.0, num_steps=2),
+        lambda d: OneShot(d, schedule=SCHEDULE, t_star=5),
         lambda d: Identity(),
     ],
 )
 def test_surrogate_has_one_value_and_anothers_derivative(cheap):
     purifier, cheap = PURIFIERS["diffpure"](denoiser()), cheap(denoiser())
     key, x, cotangent = jax.random.key(1), image(), image(5)
-    both = surrogate(purifier, cheap)
+    both = Surrogate(cheap)(purifier)
     value, pullback = jax.vjp(lambda x: both(key, x), x)
     chex.assert_trees_all_equal(value, purifier(key, x))
     expected = jax.vjp(lambda x: cheap(key, x), x)[1](cotangent)
@@ -178,7 +180,7 @@ def test_bpda_is_the_surrogate_by_the_identity():
     key, x = jax.random.key(1), image()
     results = [
         jax.value_and_grad(weighted, 2)(rule, key, x)
-        for rule in (bpda(purifier), surrogate(purifier, Identity()))
+        for rule in (Bpda()(purifier), Surrogate(Identity())(purifier))
     ]
     chex.assert_trees_all_equal(*results)
 
@@ -186,10 +188,10 @@ def test_bpda_is_the_surrogate_by_the_identity():
 def test_what_a_rule_costs():
     purifier = PURIFIERS["diffpure"](denoiser())
     cheap = PURIFIERS["one_shot"](denoiser())
-    assert denoiser_evaluations(exact(purifier)) == 10
-    assert denoiser_evaluations(bpda(purifier)) == 10
-    assert denoiser_evaluations(surrogate(purifier, cheap)) == 11
-    assert denoiser_evaluations(bpda(jax.tree_util.Partial(lambda k, x: x))) is None
+    assert denoiser_evaluations(Exact()(purifier)) == 10
+    assert denoiser_evaluations(Bpda()(purifier)) == 10
+    assert denoiser_evaluations(Surrogate(cheap)(purifier)) == 11
+    assert denoiser_evaluations(Bpda()(jax.tree_util.Partial(lambda k, x: x))) is None
 
 
 @pytest.mark.parametrize("name", PURIFIERS)
@@ -222,26 +224,54 @@ def test_replaying_a_part_changes_the_other_part_alone(name):
     assert len(values) == 3
 
 
+def test_a_transfer_attack_sees_the_other_purifier_alone():
+    purifier, other = PURIFIERS["diffpure"](denoiser()), Identity()
+    assert Transfer(other)(purifier) is other
+
+
+def test_rules_are_built_from_specs_with_the_denoiser_of_the_defense():
+    net = denoiser()
+    rule = build(GRADIENTS, "surrogate(one_shot(t_star=20))", denoiser=net)
+    assert isinstance(rule.cheap, OneShot) and rule.cheap.denoiser is net
+    assert isinstance(build(GRADIENTS, "transfer(identity)"), Transfer)
+    assert build(GRADIENTS, "exact")(net) is net
+
+
 def test_structures_of_two_classes_are_never_one():
     """Else `jit` may run for one what it compiled for the other."""
-    trees = [Surrogate(1, 2), PurifiedClassifier(1, 2), PartKeys(1, 2)]
 
-    class Twin(Bpda):
-        pass
+    @pytree
+    class Twin:
+        cheap: float
 
-    register_pytree(Twin, data_fields=["purifier"], meta_fields=[])
-    trees += [Bpda(1), Twin(1)]
+    @pytree
+    class Marked:
+        cheap: float
+        marked: Static[bool] = True
+
+    trees = [WithDerivative(1, 2), PurifiedClassifier(1, 2), PartKeys(1, 2)]
+    trees += [Surrogate(1), Transfer(1), Twin(1), Marked(1), Marked(1, False)]
     for a, b in itertools.combinations(map(jax.tree.structure, trees), 2):
         assert a != b
     for tree in trees:
         leaves, structure = jax.tree.flatten(tree)
-        assert structure == jax.tree.structure(type(tree)(*leaves))
         again = jax.tree.unflatten(structure, leaves)
         assert type(again) is type(tree) and jax.tree.leaves(again) == leaves
+        assert jax.tree.structure(again) == structure
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(trees[0])]
-    assert [jax.tree_util.keystr(p) for p in paths] == [".purifier", ".cheap"]
+    assert [jax.tree_util.keystr(p) for p in paths] == [".purifier", ".derivative"]
 
 
-def test_a_field_that_is_not_registered_is_named():
-    with pytest.raises(ValueError, match="Surrogate must be its fields.*: cheap"):
-        register_pytree(Surrogate, data_fields=["purifier"], meta_fields=[])
+def test_checks_run_when_a_user_builds_a_thing_and_not_when_jax_does():
+    built = []
+
+    @pytree
+    class Checked:
+        x: float
+
+        def __post_init__(self):
+            built.append(self.x)
+
+    thing = Checked(1.0)
+    doubled = jax.jit(lambda t: jax.tree.map(lambda a: 2 * a, t))(thing)
+    assert built == [1.0] and float(doubled.x) == 2.0

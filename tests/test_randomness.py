@@ -29,7 +29,7 @@ from jaxpure.randomness import (
 )
 
 from jaxpure.attacks import Pgd
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.diffusion import Ddim, Ddpm, linear, make_chain, reverse
 from jaxpure.purifiers import DiffPure, RevPure
 

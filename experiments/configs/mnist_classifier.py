@@ -1,4 +1,4 @@
-"""Training: WideResNet-10-1 for MNIST.
+"""Training: a small AirNet for MNIST.
 
 python -m experiments.train --config=mnist_classifier
 """
@@ -10,14 +10,21 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="classifier",
         data=DataConfig(name="mnist", split="train", num_examples=0),
-        architecture="wide_resnet(depth=10,width=1,mean=[0.1307],std=[0.3081])",
-        num_steps=600,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.1,
-        warmup_steps=100,
-        weight_decay=5e-4,
-        ema_decay=0.998,
-        grad_clip=10.0,
+        architecture="airnet(widths=[16,32,64],mean=[0.1307],std=[0.3081])",
+        num_steps=360,  # 6 epochs
+        batch_size=1000,
+        passes=True,
+        optimizer="muon",
+        learning_rate=0.2,
+        rate_factors="bias=265,logits=3350",
+        warmup_steps=0,
+        rate_decay="linear",
+        momentum=0.85,
+        weight_decay=0.01,
+        ema_width=0.03,
+        grad_clip=0.0,
+        label_smoothing=0.1,
         shift=2,
+        log_steps=20,
+        validation_steps=60,
     )

@@ -1,8 +1,6 @@
-"""Training: a small DDPM U-Net for MNIST.
+"""Training: a small U-Net of gates for MNIST.
 
-    python -m experiments.train --config=mnist_denoiser
-
-Under half an hour on two CPU cores.
+python -m experiments.train --config=mnist_denoiser
 """
 
 from experiments.config import DataConfig, TrainConfig
@@ -12,15 +10,15 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="denoiser",
         data=DataConfig(name="mnist", split="train", num_examples=0),
-        architecture=(
-            "unet(channels=16,channel_mult=[1,2,2],num_res_blocks=1,"
-            "attention_resolutions=[7],num_groups=8)"
-        ),
-        num_steps=1000,
-        batch_size=32,
-        learning_rate=1e-3,
+        architecture="naf_unet(widths=[32,64],blocks=[2,4],time_features=64)",
+        num_steps=2500,
+        batch_size=64,
+        learning_rate=2e-3,
         warmup_steps=200,
-        ema_decay=0.998,
+        ema_width=0.1,
         max_timestep=400,
+        min_snr_gamma=5.0,
+        log_steps=50,
+        validation_steps=500,
         stored_dtype="float16",
     )

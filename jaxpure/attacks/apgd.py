@@ -37,7 +37,7 @@ from jaxpure.keys import Key, stream
 from jaxpure.losses import is_ratio, is_targeted, loss_named, loss_of
 from jaxpure.objective import Evaluation, Objective
 from jaxpure.policy import Policy
-from jaxpure.pytrees import choose, pytree, static
+from jaxpure.pytrees import Static, choose, pytree
 from jaxpure.types import Image, Label
 
 NORMS = ("linf", "l2", "l1")
@@ -96,12 +96,12 @@ class Apgd:
     """
 
     num_steps: int = 100
-    eot_samples: int = static(1)
-    loss: str = static("cross_entropy")
+    eot_samples: Static[int] = 1
+    loss: Static[str] = "cross_entropy"
     num_restarts: int = 1
-    num_targets: int = static(9)
+    num_targets: Static[int] = 9
     rho: float = 0.75
-    selection: Literal["reference", "consistent"] = static("reference")
+    selection: Static[Literal["reference", "consistent"]] = "reference"
     auxiliary_loss: Any = None
 
     def __post_init__(self):

@@ -19,7 +19,7 @@ from jaxpure.attacks.square import Square
 from jaxpure.errors import check_in
 from jaxpure.keys import Key, stream
 from jaxpure.policy import Policy
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.types import Image
 
 
@@ -37,9 +37,9 @@ class AutoAttack:
         draws decide.
     """
 
-    version: Literal["standard", "plus", "rand"] = static("standard")
-    num_targets: int = static(9)
-    selection: Literal["reference", "consistent"] = static("reference")
+    version: Static[Literal["standard", "plus", "rand"]] = "standard"
+    num_targets: Static[int] = 9
+    selection: Static[Literal["reference", "consistent"]] = "reference"
 
     def __post_init__(self):
         check_in("version", self.version, ("standard", "plus", "rand"))

@@ -24,7 +24,7 @@ from jaxpure.errors import check_range
 from jaxpure.keys import Key
 from jaxpure.objective import Evaluation, Objective
 from jaxpure.policy import Policy, attack_keys
-from jaxpure.pytrees import choose, pytree, static
+from jaxpure.pytrees import Static, choose, pytree
 from jaxpure.types import Image, Label
 
 
@@ -62,8 +62,8 @@ class BpdaEotHill:
 
     step_size: float = 2 / 255
     num_steps: int = 50
-    eot_samples: int = static(15)
-    verify_samples: int = static(150)
+    eot_samples: Static[int] = 15
+    verify_samples: Static[int] = 150
 
     def __post_init__(self):
         check_range(0, above=True, step_size=self.step_size)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxpure.attacks.apgd import Apgd
 from jaxpure.errors import UserError, check_range
 from jaxpure.keys import AnyKey
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.types import Image, Logits
 
 EVERY = 3  # levels from one that is compared to the next
@@ -62,9 +62,9 @@ class DiffAttack:
     """
 
     num_steps: int = 100
-    eot_samples: int = static(20)
+    eot_samples: Static[int] = 20
     deviation_weight: float = 1.0
-    selection: Literal["reference", "consistent"] = static("reference")
+    selection: Static[Literal["reference", "consistent"]] = "reference"
 
     def __post_init__(self):
         check_range(0, deviation_weight=self.deviation_weight)

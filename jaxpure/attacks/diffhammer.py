@@ -34,7 +34,7 @@ from jaxpure.keys import Key, stream
 from jaxpure.losses import loss_of
 from jaxpure.objective import Evaluation, Objective, clean_gradient
 from jaxpure.policy import Policy
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.types import Image, Label
 
 NORMS = ("linf", "l2", "l1")
@@ -91,12 +91,12 @@ class DiffHammer:
 
     step_size: float = 2 / 255
     num_steps: int = 150
-    eot_samples: int = static(10)
-    random_start: bool = static(True)
-    criterion: Criterion = static("most")
+    eot_samples: Static[int] = 10
+    random_start: Static[bool] = True
+    criterion: Static[Criterion] = "most"
     em_lambda: float = 5.0
     em_alpha: float = 0.5
-    em_steps: int = static(5)
+    em_steps: Static[int] = 5
 
     def __post_init__(self):
         check_range(0, above=True, step_size=self.step_size)

@@ -23,7 +23,7 @@ from jaxpure.errors import check_range
 from jaxpure.keys import Key, stream
 from jaxpure.objective import Objective
 from jaxpure.policy import Policy
-from jaxpure.pytrees import choose, pytree, static
+from jaxpure.pytrees import Static, choose, pytree
 from jaxpure.types import Image, Label
 
 NORMS = ("linf", "l2", "l1")
@@ -80,9 +80,9 @@ class Fab:
     """
 
     num_steps: int = 100
-    eot_samples: int = static(1)
+    eot_samples: Static[int] = 1
     num_restarts: int = 1
-    num_targets: int = static(9)
+    num_targets: Static[int] = 9
     alpha_max: float = 0.1
     eta: float = 1.05
     beta: float = 0.9

@@ -20,7 +20,7 @@ from jaxpure.errors import check_in, check_range
 from jaxpure.keys import Key, stream
 from jaxpure.objective import Average, Evaluation, Objective
 from jaxpure.policy import Policy
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.types import Image, Label
 
 NORMS = ("linf", "l2", "l1")
@@ -66,13 +66,13 @@ class Pgd:
 
     step_size: float = 2 / 255
     num_steps: int = 50
-    eot_samples: int = static(1)
-    loss: str = static("cross_entropy")
-    average: Average = static("loss")
-    random_start: bool = static(True)
+    eot_samples: Static[int] = 1
+    loss: Static[str] = "cross_entropy"
+    average: Static[Average] = "loss"
+    random_start: Static[bool] = True
     momentum: float = 0.0
-    criterion: Criterion = static("most")
-    iterate: Literal["best", "last"] = static("best")
+    criterion: Static[Criterion] = "most"
+    iterate: Static[Literal["best", "last"]] = "best"
 
     def __post_init__(self):
         check_range(0, above=True, step_size=self.step_size)

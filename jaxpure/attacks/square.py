@@ -22,7 +22,7 @@ from jaxpure.errors import check_range
 from jaxpure.keys import Key, stream
 from jaxpure.objective import Objective
 from jaxpure.policy import Policy
-from jaxpure.pytrees import choose, pytree, static
+from jaxpure.pytrees import Static, choose, pytree
 from jaxpure.types import Image, Label
 
 NORMS = ("linf", "l2")
@@ -81,9 +81,9 @@ class Square:
     """
 
     num_queries: int = 5000
-    eot_samples: int = static(1)
+    eot_samples: Static[int] = 1
     p_init: float = 0.8
-    loss: str = static("margin")
+    loss: Static[str] = "margin"
     num_restarts: int = 1
 
     def __post_init__(self):

@@ -23,7 +23,7 @@ from jaxpure.errors import check_range
 from jaxpure.keys import Key, stream
 from jaxpure.objective import Average, Objective, clean_gradient
 from jaxpure.policy import Policy
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.types import Image, Label
 
 # Total step length as a multiple of the bound, so that the flow can cross the ball once.
@@ -63,12 +63,12 @@ class Stadv:
     """
 
     num_steps: int = 100
-    eot_samples: int = static(1)
-    loss: str = static("margin")
-    average: Average = static("loss")
+    eot_samples: Static[int] = 1
+    loss: Static[str] = "margin"
+    average: Static[Average] = "loss"
     tau: float = 0.05
-    random_start: bool = static(True)
-    criterion: Criterion = static("most")
+    random_start: Static[bool] = True
+    criterion: Static[Criterion] = "most"
 
     def __post_init__(self):
         check_range(1, num_steps=self.num_steps)

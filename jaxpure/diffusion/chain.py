@@ -16,7 +16,7 @@ from jaxpure.diffusion.schedules import Levels, Schedule
 from jaxpure.diffusion.steps import StepRule
 from jaxpure.errors import UserError
 from jaxpure.keys import Key, noise_at
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.types import Denoiser
 
 
@@ -32,7 +32,7 @@ class Chain:
       coefficients: dict of `(n,)`, the rule's numbers.
     """
 
-    rule: StepRule = static()
+    rule: Static[StepRule]
     noise_index: Any
     labels: Any
     signal: Any

@@ -24,21 +24,15 @@ from tqdm import tqdm
 from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, take
 from jaxpure.data import load as load_data
-from jaxpure.defense import noise_parts
-from jaxpure.errors import UserError
+from jaxpure.defenses import noise_parts
 from jaxpure.evaluation import lanes, lock, records, statistics
-from jaxpure.evaluation.identity import Identity, identify
+from jaxpure.evaluation.bounds import AttackError, outside
+from jaxpure.evaluation.identity import Identity, describe, identify
 from jaxpure.evaluation.result import Result
 from jaxpure.evaluation.settle import load, stage_folder, stands
 from jaxpure.evaluation.setup import Setup, check_fit, set_up
 from jaxpure.keys import Key
 from jaxpure.policy import Policy, parse_policy
-
-BALL_SLACK = 1e-6  # beyond a ball's own relative one: a float32 sum of a pixel and eps
-
-
-class AttackError(UserError):
-    """An attack left its ball, or went astray; names the example."""
 
 
 class OnProgress(Protocol):
@@ -127,15 +121,15 @@ def run(
     where = lanes.Lanes(mesh, batch_size)
     examples = lanes.Examples(key, dataset.indices, dataset.floats(), dataset.labels)
     identity = identify(setup, key, batch_size, dataset)
-    records.claim(folder, identity)
-    judge = _Judge(setup, where, examples, identity)
+    records.claim(folder, identity, describe(setup, key, batch_size))
+    judge = _Judge(setup, where, examples, identity, dataset.images)
     reporter = _ProgressReporter(progress, len(dataset))
 
     clean = judge.known(folder / "clean")
     reporter.clean = judge.right(clean)
     missing = [i for i in examples.position if i not in clean]
     for chunk in _chunks(missing, where.slots):
-        rows = judge(folder / "clean", chunk, judge.images_of(chunk))
+        rows = judge(folder / "clean", chunk, judge.images_of(chunk), judge.given(chunk))
         clean |= rows
         reporter.clean |= judge.right(rows)
         reporter("clean")
@@ -143,13 +137,14 @@ def run(
     standing = [
         i
         for i in examples.position
-        if stands(clean[i]["logits"], judge.label_of(i), setup.policy)
+        if stands(clean[i]["logits"], judge.label_of(i), setup.policy.replays_all)
     ]
+    alone = [i for i in examples.position if i not in set(standing)]
     for number, stage in enumerate(setup.stages):
         reporter.fallen = len(dataset) - len(standing)
         place = stage_folder(folder, number, stage.name)
-        found = _attack(place, stage, judge, standing, reporter)
-        standing = [i for i in standing if found[i]]
+        found = _attack(place, stage, judge, standing, alone, reporter)
+        standing, alone = [i for i in standing if found[i]], []
     return load(folder, dataset, setup, identity)
 
 
@@ -162,8 +157,9 @@ class _Judge:
         where: lanes.Lanes,
         examples: lanes.Examples,
         identity: Identity,
+        stored: np.ndarray,
     ):
-        self.setup, self.lanes = setup, where
+        self.setup, self.lanes, self.stored = setup, where, stored
         self.examples, self.identity = examples, identity
 
     def images_of(self, indices: Iterable[int]) -> np.ndarray:
@@ -178,11 +174,26 @@ class _Judge:
         rows = records.read(folder, self.identity)
         return {i: row for i, row in rows.items() if i in self.examples.position}
 
+    def given(self, indices: Iterable[int]) -> list[records.Row]:
+        """The examples themselves, so that records say all that they are about."""
+        return [
+            {"label": self.label_of(i), "image": self.stored[self.examples.position[i]]}
+            for i in indices
+        ]
+
     def __call__(
-        self, folder: epath.Path, indices: list[int], images: np.ndarray
+        self,
+        folder: epath.Path,
+        indices: list[int],
+        images: np.ndarray,
+        more: list[records.Row] | None = None,
     ) -> dict[int, records.Row]:
+        return self.record(folder, indices, self.logits(indices, images), more)
+
+    def logits(self, indices: list[int], images: np.ndarray) -> np.ndarray:
+        """`(n, keys, classes)` of images `(n, H, W, C)`."""
         setup, root = self.setup, self.examples.root
-        logits = lanes.judge(
+        return lanes.judge(
             self.lanes,
             setup.defense,
             setup.policy,
@@ -191,7 +202,17 @@ class _Judge:
             images,
             setup.judging_keys,
         )
+
+    def record(
+        self,
+        folder: epath.Path,
+        indices: list[int],
+        logits: Iterable[np.ndarray],
+        more: list[records.Row] | None = None,
+    ) -> dict[int, records.Row]:
+        """Writes down logits `(keys, classes)` of each example; returns its row by index."""
         rows = [{"index": i, "logits": row} for i, row in zip(indices, logits, strict=True)]
+        rows = [a | b for a, b in zip(rows, more or [{}] * len(rows), strict=True)]
         records.append(folder, rows, self.identity)
         return {row["index"]: row for row in rows}
 
@@ -237,9 +258,14 @@ def _attack(
     stage: Stage,
     judge: _Judge,
     standing: list[int],
+    alone: list[int],
     reporter: _ProgressReporter,
 ) -> dict[int, bool]:
     """One attack on the images that stand, judged as they fall, all of it in `folder`.
+
+    The images that are left `alone` keep places in the first batch that is judged, and
+    what is found there is thrown away: on a CPU the last bit of a row's logits can depend
+    on its place in the batch, and records are to be what they have been.
 
     Returns:
       Whether each image stands, by index.
@@ -247,15 +273,24 @@ def _attack(
     attacked, judged = judge.known(folder / "attacked"), judge.known(folder / "judged")
     reporter.judged = judge.right(judged)
     waiting = [row for i, row in attacked.items() if i not in judged]
+    left_alone = set(alone)
+    if not judged:
+        waiting += [{"index": i, "image": judge.images_of([i])[0]} for i in alone]
 
     def judge_waiting(at_least: int) -> None:
         while len(waiting) >= at_least and waiting:
             batch = waiting[: judge.lanes.slots]
             del waiting[: judge.lanes.slots]
-            indices = [row["index"] for row in batch]
+            found = [row["index"] not in left_alone for row in batch]
+            if not any(found):
+                continue
             images = np.stack([row["image"] for row in batch])
-            _check_found(judge, batch, images)
-            reporter.judged |= judge.right(judge(folder / "judged", indices, images))
+            logits = judge.logits([row["index"] for row in batch], images)[found]
+            batch = [row for row, keep in zip(batch, found, strict=True) if keep]
+            _check_found(judge, batch, images[found])
+            indices = [row["index"] for row in batch]
+            rows = judge.record(folder / "judged", indices, logits)
+            reporter.judged |= judge.right(rows)
             reporter(stage.name)
 
     todo = [i for i in standing if i not in attacked]
@@ -318,21 +353,20 @@ def share_of_process(dataset: Dataset) -> Dataset:
 
 def _check_found(judge: _Judge, rows: list[records.Row], images: np.ndarray) -> None:
     """Raises AttackError for an image that is outside its ball, or a search gone astray."""
-    ball, clean = judge.setup.ball, judge.images_of(row["index"] for row in rows)
-    excess = ball.excess(images, clean)
-    in_range = ((images >= 0) & (images <= 1)).all((1, 2, 3))  # NaN is neither
-    for row, outside, within in zip(rows, excess, in_range, strict=True):
+    for row in rows:
         if int(row["nonfinite"]):
             raise AttackError(
                 f"the attack's iterates for example {row['index']} were not finite: its "
                 "options send it astray (a step or a momentum too large?), and what it "
                 "leaves standing would say nothing"
             )
-        if not (outside <= BALL_SLACK and within):
-            raise AttackError(
-                f"the attack's image for example {row['index']} is {outside:.6g} outside "
-                f"{ball}, or outside [0, 1]; the attack must project its iterates"
-            )
+    indices = [row["index"] for row in rows]
+    wrong = outside(judge.setup.ball, indices, images, judge.images_of(indices))
+    for index, what in wrong.items():
+        raise AttackError(
+            f"the attack's image for example {index} {what}; the attack must project its "
+            "iterates"
+        )
 
 
 @contextlib.contextmanager

@@ -72,15 +72,50 @@ def identify(setup: Any, key: Key, batch_size: int, dataset: Any) -> Identity:
     return Identity(parts, example_digests(dataset))
 
 
+def describe(setup: Any, key: Key, batch_size: int) -> dict[str, Any]:
+    """What else a verifier without the weights needs to know of an evaluation, as JSON.
+
+    Args:
+      setup: an `evaluation.Setup`.
+      key: the root key.
+      batch_size: images side by side on a device.
+    """
+    data = jax.random.key_data(key)
+    return {
+        **setup.about,
+        "batch_size": batch_size,
+        "key": [int(word) for word in np.asarray(data).ravel()],
+        "key_impl": str(jax.random.key_impl(key)),
+        "replays_all": setup.policy.replays_all,
+        "budgets": [
+            {
+                "calls": int(stage.budget.calls),
+                "gradient_draws": int(stage.budget.gradient_draws),
+                "forward_draws": int(stage.budget.forward_draws),
+            }
+            for stage in setup.stages
+        ],
+    }
+
+
+def root_key(about: Mapping[str, Any]) -> Key:
+    """The root key that `describe` wrote down."""
+    words = np.array(about["key"], np.uint32)
+    return jax.random.wrap_key_data(words, impl=about["key_impl"])
+
+
 def example_digests(dataset: Any) -> dict[int, str]:
     """A digest of each example, its image as float32 and its label, by index."""
     images, labels = dataset.floats(), dataset.labels
     return {
-        int(index): digest_of(
-            np.ascontiguousarray(images[i]).tobytes() + int(labels[i]).to_bytes(8, "little")
-        )
+        int(index): example_digest(images[i], int(labels[i]))
         for i, index in enumerate(dataset.indices)
     }
+
+
+def example_digest(image: np.ndarray, label: int) -> str:
+    """A digest of one example: its image `(H, W, C)` as float32 in [0, 1] and its label."""
+    return digest_of(np.ascontiguousarray(image).tobytes() + label.to_bytes(8, "little"))
 
 
 def fingerprint(tree: Any) -> str:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -108,7 +109,7 @@ def _advance(mesh: Mesh):
 
     def local(attack, objective, ball, budget, slots: Slots, steps: jax.Array) -> Slots:
         batch = jax.vmap(one, (None, None, None, None, 0))
-        advance = functools.partial(batch, attack, objective, ball, budget)
+        advance = partial(batch, attack, objective, ball, budget)
         return jax.lax.fori_loop(0, steps, lambda _, s: advance(s), slots)
 
     return jax.jit(
@@ -313,7 +314,8 @@ class _Crew:
             saved = weights.load_tree(snapshot, raw)
         except weights.WeightsError:
             return None, self.empty  # cut short, or of another device count: begin again
-        slots = jax.tree.map(_as_key, like, saved)
+        impl = jax.random.key_impl(self.examples.root)
+        slots = jax.tree.map(partial(_as_key, impl), like, saved)
         index = np.asarray(slots.index)
         occupied = np.asarray(slots.active) & np.isin(index, list(queue))
         for i in index[occupied]:
@@ -349,10 +351,9 @@ def _without_keys(slots: Slots) -> Slots:
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, slots)
 
 
-def _as_key(like: Any, x: jax.Array) -> jax.Array:
-    if not is_key(like):
-        return x
-    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
+def _as_key(impl: Any, like: Any, x: jax.Array) -> jax.Array:
+    """`x` as a key where the structure it is read into, which has no values, has one."""
+    return jax.random.wrap_key_data(x, impl=impl) if is_key(like) else x
 
 
 def _adapt(steps: int, seconds: float) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxpure.errors import UserError, check_in
 from jaxpure.evaluation import statistics
 from jaxpure.evaluation.statistics import Estimate
 
@@ -80,6 +81,43 @@ def at_least(logits: np.ndarray, labels: np.ndarray, k: int) -> Estimate:
     if not 1 <= k <= keys:
         raise ValueError(f"{k=}, expected 1 to {keys}, the judging keys")
     return statistics.wilson(statistics.correct(logits, labels).sum(1) >= k)
+
+
+REDUCERS = {
+    "mean": "average",
+    "vote": "majority_vote",
+    "mean_logits": "mean_logits",
+    "worst": "worst_of_n",
+}
+"""Short names of the readings that many draws are reduced by; see also `reduce`."""
+
+
+def reduce(logits: np.ndarray, labels: np.ndarray, reducer: str) -> Estimate:
+    """One reading of logits `(n, keys, classes)`, chosen by name.
+
+    Args:
+      logits: of the draws.
+      labels: `(n,)`.
+      reducer: one of REDUCERS or READINGS, or "at_least_3" for another number of draws.
+
+    Raises:
+      UserError: an unknown reducer, or one that needs more keys than there are.
+    """
+    number = reducer.removeprefix("at_least_")
+    keys = logits.shape[1]
+    if number != reducer and number.isdecimal():
+        if not 1 <= int(number) <= keys:
+            raise UserError(f"{reducer}: expected at_least_1 to at_least_{keys}, the keys")
+        return at_least(logits, labels, int(number))
+    name = REDUCERS.get(reducer, reducer)
+    check_in("reducer", name, [*REDUCERS, "at_least_K", *READINGS])
+    if name not in READINGS:
+        raise UserError("at_least_K: give the number of draws for K, as in at_least_3")
+    if keys < READINGS[name].least_keys:
+        raise UserError(
+            f"{reducer} needs {READINGS[name].least_keys} keys, there is {keys}"
+        )
+    return statistics.wilson(READINGS[name].values(logits, labels))
 
 
 def resubmission(lost: np.ndarray, vote_lost: np.ndarray) -> dict[str, Any]:

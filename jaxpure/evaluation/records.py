@@ -10,6 +10,7 @@ another evaluation's, is refused.
 import base64
 import json
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,11 +20,12 @@ from etils import epath
 
 from jaxpure.errors import UserError
 from jaxpure.evaluation.identity import Identity, differences, digest_of
-from jaxpure.files import write_atomically
+from jaxpure.files import storage_errors, write_atomically
 
 Row = dict[str, Any]
 
 IDENTITY = "identity.json"
+DEPTHS = ("*", "stages/*/*")  # where an evaluation's folder has part files
 STAMPS = ("belongs", "example", "digest")
 
 
@@ -36,53 +38,73 @@ def append(folder: epath.Path, rows: list[Row], identity: Identity) -> None:
     if not rows:
         return
     ours = f"part-{jax.process_index():03d}-"
-    taken = [_number(p.name) for p in _parts(folder) if p.name.startswith(ours)]
+    with storage_errors(folder):
+        taken = [_number(p.name) for p in _parts(folder) if p.name.startswith(ours)]
     lines = [_line(row, identity) for row in rows]
     name = f"{ours}{max(taken, default=-1) + 1:06d}-{secrets.token_hex(4)}.jsonl"
     write_atomically(folder / name, "".join(line + "\n" for line in lines).encode())
 
 
-def claim(folder: epath.Path, identity: Identity) -> None:
+def claim(folder: epath.Path, identity: Identity, about: dict[str, Any]) -> None:
     """Writes down what the records of an evaluation's folder belong to.
+
+    Args:
+      folder: of the evaluation.
+      identity: of the evaluation.
+      about: what a verifier needs to know of it (`identity.describe`).
 
     Raises:
       RecordError: the folder holds another evaluation; says in what they differ.
     """
-    path = folder / IDENTITY
-    if not path.exists():
-        if any(p.suffix == ".jsonl" for p in folder.glob("*/*")):
+    path, parts = folder / IDENTITY, dict(identity.parts)
+    if path.exists():
+        theirs = read_identity(folder)["parts"]
+        if theirs != parts:
+            what = ", ".join(differences(parts, theirs))
             raise RecordError(
-                f"{folder} holds records and no {IDENTITY} to tell whose they are; choose "
+                f"{folder} holds another evaluation (they differ in {what}); choose "
                 "another folder"
             )
-        write_atomically(path, (json.dumps(dict(identity.parts), indent=2) + "\n").encode())
-        return
-    theirs = read_identity(folder)
-    if theirs != dict(identity.parts):
-        what = ", ".join(differences(identity.parts, theirs))
+    elif any(p for depth in DEPTHS for p in folder.glob(f"{depth}/part-*.jsonl")):
         raise RecordError(
-            f"{folder} holds another evaluation (they differ in {what}); choose another "
-            "folder"
+            f"{folder} holds records and no {IDENTITY} to tell whose they are; choose "
+            "another folder"
         )
+    else:
+        _write_json(path, {"parts": parts, "about": about})
+    examples = {str(index): digest for index, digest in identity.examples.items()}
+    ours = folder / f"examples-{jax.process_index():03d}.json"
+    if _read_json(ours) != examples:
+        _write_json(ours, examples)
 
 
-def read_identity(folder: epath.Path) -> dict[str, str]:
-    """What the records of an evaluation's folder belong to.
+def read_identity(folder: epath.Path) -> dict[str, dict[str, Any]]:
+    """What the records of an evaluation's folder belong to: "parts" and "about".
 
     Raises:
       RecordError: the file is missing or damaged.
     """
     path = folder / IDENTITY
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
+    found = _read_json(path)
+    if not isinstance(found, dict) or not all(
+        isinstance(found.get(name), dict) for name in ("parts", "about")
+    ):
         raise RecordError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); without it nobody "
-            "knows what the records belong to: choose another folder"
-        ) from error
-    return {str(name): str(value) for name, value in found.items()}
+            f"{path} is missing or damaged; without it nobody knows what the records "
+            "belong to: restore it, or choose another folder"
+        )
+    return found
+
+
+def read_examples(folder: epath.Path) -> dict[int, str]:
+    """The digest of each example that an evaluation is about, of all its processes."""
+    found: dict[int, str] = {}
+    for path in sorted(folder.glob("examples-*.json")):
+        content = _read_json(path)
+        if not isinstance(content, dict):
+            raise RecordError(f"{path} is damaged; start the evaluation again to mend it")
+        found |= {int(index): str(digest) for index, digest in content.items()}
+    return found
 
 
 def read(folder: epath.Path, identity: Identity | None = None) -> dict[int, Row]:
@@ -97,14 +119,33 @@ def read(folder: epath.Path, identity: Identity | None = None) -> dict[int, Row]
         the data set no longer has as it was.
     """
     rows: dict[int, Row] = {}
-    for path in _parts(folder):
-        for number, line in enumerate(_lines(path), 1):
-            row = _parse(line, path, number)
-            if row is None:
-                continue
-            _check(row, f"{path}, line {number}", identity)
-            rows.setdefault(row["index"], {k: v for k, v in row.items() if k not in STAMPS})
+    for where, row in scan(folder):
+        if row is None:
+            logging.warning("%s is damaged; what it recorded is done again", where)
+            continue
+        _check(row, where, identity)
+        rows.setdefault(row["index"], without_stamps(row))
     return rows
+
+
+def scan(folder: epath.Path) -> Iterator[tuple[str, Row | None]]:
+    """Every line of the part files: where it is, and its row with stamps or None."""
+    for path in _parts(folder):
+        with storage_errors(path):
+            lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if line:
+                yield f"{path}, line {number}", _parse(line)
+
+
+def is_whole(row: Row) -> bool:
+    """Whether a row is what it was when it was made."""
+    return _digest({k: v for k, v in row.items() if k != "digest"}) == row["digest"]
+
+
+def without_stamps(row: Row) -> Row:
+    """A row as it was given to `append`."""
+    return {name: value for name, value in row.items() if name not in STAMPS}
 
 
 def _parts(folder: epath.Path) -> list[epath.Path]:
@@ -121,36 +162,31 @@ def _number(name: str) -> int:
     return int(pieces[2]) if len(pieces) == 4 and pieces[2].isdecimal() else -1
 
 
-def _lines(path: epath.Path) -> list[str]:
-    try:
-        content = path.read_bytes().decode()
-    except UnicodeDecodeError:
-        _warn(path, 1)
-        return []
-    return [line for line in content.split("\n") if line]
-
-
-def _parse(line: str, path: epath.Path, number: int) -> Row | None:
-    """A row, or None for a line that is none, which is reported and done again."""
+def _parse(line: bytes) -> Row | None:
+    """A row with its stamps, or None for a line that is none."""
     try:
         row = {k: _decode(v) for k, v in json.loads(line).items()}
-        if isinstance(row["index"], int) and "digest" in row:
+        if type(row["index"]) is int and isinstance(row["digest"], str):
             return row
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    _warn(path, number)
     return None
 
 
-def _warn(path: epath.Path, number: int) -> None:
-    logging.warning(
-        "%s is damaged at line %d; what it recorded is done again", path, number
-    )
+def _read_json(path: epath.Path) -> Any:
+    """What a JSON file holds; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _write_json(path: epath.Path, content: Any) -> None:
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _check(row: Row, where: str, identity: Identity | None) -> None:
-    content = {name: value for name, value in row.items() if name != "digest"}
-    if _digest(content) != row["digest"]:
+    if not is_whole(row):
         raise RecordError(
             f"{where}: the record of example {row['index']} was altered after it was made "
             "(its digest does not fit); remove that file to do its examples again"

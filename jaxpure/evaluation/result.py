@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxpure.attacks.balls import BALLS, Linf
 from jaxpure.errors import UserError
 from jaxpure.evaluation import readings, statistics
+from jaxpure.evaluation.bounds import AttackError, outside
+from jaxpure.evaluation.identity import digest_of
 from jaxpure.evaluation.statistics import Estimate
 from jaxpure.files import write_atomically
+from jaxpure.specs import build
 
 COUNTS = (
     "attack_calls",
@@ -137,7 +141,7 @@ class Result:
             for f in dataclasses.fields(self)
             if f.name != "about"
         }
-        about = json.dumps({"format": FORMAT, **self.about})
+        about = json.dumps({**self.about, "format": FORMAT, "arrays": _digest(arrays)})
         sink = io.BytesIO()
         np.savez_compressed(sink, about=np.array(about), **arrays)
         write_atomically(path, sink.getvalue())
@@ -177,10 +181,11 @@ class Result:
 
 
 def load(path: epath.PathLike) -> Result:
-    """Reads what `Result.save` wrote.
+    """Reads what `Result.save` wrote, and checks that it is what was written.
 
     Raises:
-      ResultError: the file is missing, damaged, or something else.
+      ResultError: the file is missing, damaged or altered, or something else.
+      AttackError: an image is not where the attack may take it.
     """
     path = epath.Path(path)
     try:
@@ -189,10 +194,48 @@ def load(path: epath.PathLike) -> Result:
         about = json.loads(str(arrays.pop("about")))
         if about.pop("format", None) != FORMAT:
             raise ValueError("not a result")
-        return Result(**arrays, about=about)
+        found, digest = Result(**arrays, about=about), about.pop("arrays", None)
     except FileNotFoundError:
         raise ResultError(
             f"{path} does not exist: expected a file of Result.save"
         ) from None
     except Exception as error:
         raise ResultError(f"{path} is not a readable result ({error})") from error
+    if digest != _digest(arrays):
+        raise ResultError(
+            f"{path} was altered after it was saved (its digest does not fit); save it "
+            "anew from the evaluation's records"
+        )
+    check_images(found)
+    return found
+
+
+def check_images(result: Result, ball: Any = None) -> None:
+    """Raises AttackError for the first image that is not where the attack may take it.
+
+    Args:
+      result: whose images.
+      ball: what the attack may do; by default the one that the result names, where that
+        is one of `attacks.BALLS`.
+    """
+    for index, what in misplaced(result, ball).items():
+        raise AttackError(f"the image that is kept for example {index} {what}")
+
+
+def misplaced(result: Result, ball: Any = None) -> dict[int, str]:
+    """What is wrong with each image that is not where the attack may take it, by index."""
+    if ball is None:
+        try:
+            ball = build(BALLS, result.about["ball_spec"])
+        except (UserError, KeyError):  # a ball of the user's own
+            ball = Linf(1.0)
+    return outside(ball, result.indices, result.images, result.clean_images)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    """Of arrays by name: their shapes, types and bytes."""
+    content = [
+        f"{name} {array.shape} {array.dtype.str}".encode() + array.tobytes()
+        for name, array in sorted(arrays.items())
+    ]
+    return digest_of(b"".join(content))

@@ -4,6 +4,8 @@ clean/            logits of every clean image
 stages/N-NAME/    of each attack of the cascade: attacked/ (what it found), judged/
 """
 
+from typing import Any
+
 import numpy as np
 from etils import epath
 
@@ -12,9 +14,8 @@ from jaxpure.data import Dataset
 from jaxpure.errors import UserError
 from jaxpure.evaluation import records, statistics
 from jaxpure.evaluation.identity import Identity
-from jaxpure.evaluation.result import COUNTS, Result
+from jaxpure.evaluation.result import COUNTS, Result, check_images
 from jaxpure.evaluation.setup import Setup
-from jaxpure.policy import Policy
 
 
 class UnfinishedError(UserError):
@@ -32,6 +33,7 @@ def load(folder: epath.Path, dataset: Dataset, setup: Setup, identity: Identity)
     Raises:
       UnfinishedError: a record is missing; names the example.
       RecordError: a record was altered, or is not of this evaluation.
+      AttackError: an image is not where the attack may take it.
     """
     clean = records.read(folder / "clean", identity)
     stages = []
@@ -39,17 +41,39 @@ def load(folder: epath.Path, dataset: Dataset, setup: Setup, identity: Identity)
         place = stage_folder(folder, number, stage.name)
         found = {s: records.read(place / s, identity) for s in ("attacked", "judged")}
         stages.append((stage.name, found["attacked"], found["judged"]))
+    about = {**records.read_identity(folder)["about"], "data": dataset.name}
+    about |= {"hash": identity.evaluation_hash, "parts": dict(identity.parts)}
+    found = join(dataset, clean, stages, about, folder)
+    check_images(found, setup.ball)
+    return found
+
+
+def join(
+    dataset: Dataset,
+    clean: dict[int, records.Row],
+    stages: list[tuple[str, dict[int, records.Row], dict[int, records.Row]]],
+    about: dict[str, Any],
+    folder: epath.Path,
+) -> Result:
+    """The outcome for each example, in the order of `dataset`.
+
+    Args:
+      dataset: the examples.
+      clean: rows of the clean images.
+      stages: name, attacked rows and judged rows of each attack.
+      about: what was evaluated; "replays_all" says which images are left alone.
+      folder: for messages.
+    """
     images, rows = dataset.floats(), []
     for position, index in enumerate(int(i) for i in dataset.indices):
         if index not in clean:
-            raise UnfinishedError(_unfinished(index, "clean", folder))
-        label = int(dataset.labels[position])
-        wrong = not stands(clean[index]["logits"], label, setup.policy)
-        if wrong:
-            row = _untouched(images[position], clean[index]["logits"])
-        else:
+            raise unfinished(index, "clean", folder)
+        label, logits = int(dataset.labels[position]), clean[index]["logits"]
+        if stands(logits, label, about["replays_all"]):
             row = settle(index, label, stages, folder)
-        rows.append({"clean_logits": clean[index]["logits"], **row})
+        else:
+            row = _untouched(images[position], logits)
+        rows.append({"clean_logits": logits, **row})
     found = np.stack([row["image"] for row in rows])
     distance = distances(found, images)
     counts = {
@@ -67,7 +91,7 @@ def load(folder: epath.Path, dataset: Dataset, setup: Setup, identity: Identity)
         broken_by=np.array([row["broken_by"] for row in rows], np.str_),
         lost=np.array([row["lost"] for row in rows], float),
         vote_lost=np.array([bool(row["vote_lost"]) for row in rows]),
-        about={**setup.about, "data": dataset.name, "hash": identity.evaluation_hash},
+        about=about,
         **counts,
     )
 
@@ -94,7 +118,7 @@ def settle(
     for name, attacked, judged in stages:
         for what, rows in (("attacked", attacked), ("judged", judged)):
             if index not in rows:
-                raise UnfinishedError(_unfinished(index, f"{name} {what}", folder))
+                raise unfinished(index, f"{name} {what}", folder)
         tries.append({**attacked[index], "logits": judged[index]["logits"]})
         if not is_right(judged[index]["logits"], label):
             broken_by = name
@@ -111,13 +135,13 @@ def settle(
     }
 
 
-def stands(logits: np.ndarray, label: int, policy: Policy) -> bool:
+def stands(logits: np.ndarray, label: int, replays_all: bool) -> bool:
     """Whether a clean image `(keys, classes)` is right, so that it is worth an attack.
 
     Under judging key 0 where the attack replays all noise, else under any judging key.
     """
     right = statistics.correct(logits[None], np.array([label]))[0]
-    return bool(right[0] if policy.replays_all else right.any())
+    return bool(right[0] if replays_all else right.any())
 
 
 def is_right(logits: np.ndarray, label: int) -> bool:
@@ -148,8 +172,9 @@ def _untouched(image: np.ndarray, logits: np.ndarray) -> records.Row:
     }
 
 
-def _unfinished(index: int, what: str, folder: epath.Path) -> str:
-    return (
+def unfinished(index: int, what: str, folder: epath.Path) -> UnfinishedError:
+    """The error for a record that is missing."""
+    return UnfinishedError(
         f"example {index} has no {what} record in {folder}; the run is not finished: start "
         "it again to go on"
     )

@@ -1,6 +1,7 @@
 """Who attacks what, with what knowledge: specs and objects put together and checked."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ from jaxpure.attacks import ATTACKS, BALLS, cascade
 from jaxpure.attacks.balls import check_radius
 from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, check
-from jaxpure.defense import PurifiedClassifier, denoiser_evaluations, noise_parts
+from jaxpure.defenses import PurifiedClassifier, denoiser_evaluations, noise_parts
 from jaxpure.errors import UserError, check_range
 from jaxpure.gradients import GRADIENTS, Transfer
 from jaxpure.policy import Policy, parse_policy
-from jaxpure.specs import build, describe
+from jaxpure.specs import Registry, build, describe
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,15 @@ def set_up(
         seen = defense
     else:
         seen = PurifiedClassifier(rule(purifier), defense.classifier)
-    name = describe(attack, ATTACKS)
-    stages = cascade(attack, name.partition("(")[0], seen, policy)
+    name = _named(attack, ATTACKS)
+    stages = cascade(attack, _word(attack, ATTACKS), seen, policy)
     about = {
         "attack": name,
         "stages": [stage.name for stage in stages],
         "ball": str(ball),
-        "ball_spec": describe(ball, BALLS),
+        "ball_spec": _named(ball, BALLS),
         "policy": str(policy),
-        "gradient": describe(rule, GRADIENTS),
+        "gradient": _named(rule, GRADIENTS),
         "judging_keys": judging_keys,
         "draws": _own_draws(stages, rule),
         "denoiser_evaluations": denoiser_evaluations(purifier),
@@ -128,6 +129,16 @@ def check_fit(parts: Setup, dataset: Dataset, batch_size: int) -> None:
             return attack.step(objective, ball, state)
 
         jax.eval_shape(first_step, stage.attack, stage.objective, parts.ball, key, x, label)
+
+
+def _named(thing: Any, registry: Registry) -> str:
+    """Its spec, or what it says of itself without its place in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", describe(thing, registry))
+
+
+def _word(thing: Any, registry: Registry) -> str:
+    """One word for a thing, which can be the name of a folder."""
+    return registry.names.get(type(thing)) or type(thing).__name__
 
 
 def _own_draws(stages: tuple[Stage, ...], rule: Any) -> int:

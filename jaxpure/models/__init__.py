@@ -1,7 +1,9 @@
 """Networks: one file an architecture, and the registry that names them."""
 
 from jaxpure.models.airnet import AirNet
+from jaxpure.models.conv_mixer import ConvMixer
 from jaxpure.models.guided_unet import GuidedUNet
+from jaxpure.models.naf_unet import NafUNet
 from jaxpure.models.ncsnpp import NcsnPp
 from jaxpure.models.network import (
     Architecture,
@@ -29,6 +31,8 @@ ARCHITECTURES = Registry(
         "resnet": ResNet,
         "vit": VisionTransformer,
         "airnet": AirNet,
+        "conv_mixer": ConvMixer,
+        "naf_unet": NafUNet,
     },
 )
 
@@ -36,7 +40,9 @@ __all__ = [
     "ARCHITECTURES",
     "AirNet",
     "Architecture",
+    "ConvMixer",
     "GuidedUNet",
+    "NafUNet",
     "NcsnPp",
     "Network",
     "ResNet",

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from flax import nnx
+from jax.interpreters import ad, batching, mlir
 
 from jaxpure.errors import UserError
 from jaxpure.models.winograd import conv3x3
@@ -56,36 +58,77 @@ def _conv_as_dots(
     return sum(taps[1:], taps[0])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_own_rule(x, kernel, stride, padding):
+def _lower(x, kernel, *, stride, padding):
     return _conv(x, kernel, stride, padding)
 
 
-def _conv_fwd(x, kernel, stride, padding):
-    return _conv(x, kernel, stride, padding), (x, kernel)
+def _shape_of_result(x, kernel, *, stride, padding):
+    out = jax.eval_shape(
+        partial(_lower, stride=stride, padding=padding),
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
+    )
+    return x.update(shape=out.shape, dtype=out.dtype, weak_type=False)
 
 
-def _conv_bwd(stride, padding, residuals, g):
-    x, kernel = residuals
-    kh, kw = kernel.shape[:2]
-    if stride == 1:
-        (top, bottom), (left, right) = padding
-        flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-        around = ((kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right))
-        dx = _conv(g, flipped, 1, around)
-    else:
-        (dx,) = jax.linear_transpose(
-            lambda x: _conv_as_dots(x, kernel, stride, padding), x
-        )(g)
-    # Dropped by XLA where nobody wants it, as in an attack. As dots it is as fast as the
-    # convolution that autodiff makes, and up to 5 times faster where channels are few.
-    (dkernel,) = jax.linear_transpose(
-        lambda kernel: _conv_as_dots(x, kernel, stride, padding), kernel
-    )(g)
-    return dx, dkernel
+def _transposed_to_x(g, x, kernel, *, stride, padding):
+    """The derivative's transpose in `x`: what an attack differentiates by."""
+
+    def others(g, kernel):
+        plain = partial(_conv, kernel=kernel, stride=stride, padding=padding)
+        return jax.linear_transpose(plain, x.aval)(g)[0]
+
+    def on_cpu(g, kernel):
+        if stride == 1:
+            kh, kw = kernel.shape[:2]
+            (top, bottom), (left, right) = padding
+            flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+            around = ((kh - 1 - top, kh - 1 - bottom), (kw - 1 - left, kw - 1 - right))
+            return conv2d(g, flipped, padding=around)
+        as_dots = partial(_conv_as_dots, kernel=kernel, stride=stride, padding=padding)
+        return jax.linear_transpose(as_dots, x.aval)(g)[0]
+
+    return jax.lax.platform_dependent(g, kernel, cpu=on_cpu, default=others)
 
 
-_conv_own_rule.defvjp(_conv_fwd, _conv_bwd)
+def _transposed_to_kernel(g, x, kernel, *, stride, padding):
+    """The same in `kernel`, which only training wants.
+
+    On the CPU as dots: as fast as the convolution that autodiff makes, and up to 5 times
+    faster where channels are few.
+    """
+
+    def through(convolve):
+        def transposed(g, x):
+            along = partial(convolve, x, stride=stride, padding=padding)
+            return jax.linear_transpose(along, kernel.aval)(g)[0]
+
+        return transposed
+
+    return jax.lax.platform_dependent(
+        g, x, cpu=through(_conv_as_dots), default=through(_conv)
+    )
+
+
+def _batched(operands, axes, *, stride, padding):
+    (x, kernel), (x_axis, kernel_axis) = operands, axes
+    options = {"stride": stride, "padding": padding}
+    if kernel_axis is not None:  # a kernel an image: JAX's own rule
+        plain = partial(_lower, **options)
+        return jax.vmap(plain, (x_axis, kernel_axis))(x, kernel), 0
+    x = jnp.moveaxis(x, x_axis, 0)
+    y = _conv_p.bind(x.reshape(-1, *x.shape[2:]), kernel, **options)
+    return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+
+# A primitive of its own, with derivatives of both modes and of any order: `custom_vjp`
+# would refuse forward mode, and `custom_jvp` cannot say how its tangent is transposed.
+_conv_p = jax.extend.core.Primitive("conv2d")
+_conv_p.def_impl(jax.jit(_lower, static_argnames=("stride", "padding")))
+_conv_p.def_abstract_eval(_shape_of_result)
+mlir.register_lowering(_conv_p, mlir.lower_fun(_lower, multiple_results=False))
+ad.defbilinear(_conv_p, _transposed_to_x, _transposed_to_kernel)
+batching.primitive_batchers[_conv_p] = _batched
 
 
 def conv2d(
@@ -98,19 +141,21 @@ def conv2d(
 ) -> jax.Array:
     """2D convolution of `x` `(..., H, W, C)` with `kernel` `(kh, kw, C, D)`.
 
-    On the CPU it carries its own derivative rule: inside a `lax.scan` XLA:CPU runs
-    the convolutions that autodiff makes as naive loops, up to 20 times slower. Other
-    platforms keep autodiff's. Reverse mode only on the CPU, as with any `custom_vjp`.
+    On the CPU its derivative in `x` is transposed by a rule of its own: inside a
+    `lax.scan` XLA:CPU runs the convolutions that autodiff makes as naive loops, up to 20
+    times slower. Other platforms keep autodiff's; which it is, is known when the program
+    is compiled, not when it is traced.
+
     `winograd` takes jaxpure.models.winograd there, for 3x3 kernels of stride 1 that keep
-    the size: faster for 64 channels and more, equal but to rounding.
+    the size: faster for 64 channels and more, equal but to rounding; reverse mode only.
     """
     if kernel.shape[:2] == (1, 1) and stride == 1:
         return x @ kernel[0, 0]
-    if jax.default_backend() == "cpu":
-        if winograd and kernel.shape[:2] == (3, 3) and (stride, padding) == (1, SAME_3X3):
-            return conv3x3(x, kernel)
-        return _conv_own_rule(x, kernel, stride, padding)
-    return _conv(x, kernel, stride, padding)
+    if winograd and kernel.shape[:2] == (3, 3) and (stride, padding) == (1, SAME_3X3):
+        return conv3x3(x, kernel)
+    images = x.reshape(-1, *x.shape[-3:])
+    y = _conv_p.bind(images, kernel, stride=stride, padding=padding)
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
 class Conv(nnx.Module):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxpure.errors import UserError, check_in
 from jaxpure.models.trained import Trained
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 
 Role = Literal["classifier", "denoiser"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -47,9 +47,9 @@ class Network:
       trained: what a denoiser was trained on; static. None: not known.
     """
 
-    architecture: Architecture = static()
+    architecture: Static[Architecture]
     params: Any
-    trained: Trained | None = static(None)
+    trained: Static[Trained | None] = None
 
     def __call__(self, x: jax.Array, *more: jax.Array) -> jax.Array:
         """The output for an image, or a batch of them.

@@ -70,4 +70,6 @@ class Trained:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         if isinstance(self.schedule, Schedule):
             values["schedule"] = specs.spec_of(self.schedule, SCHEDULES)
+        if self.label_scale == 1:
+            del values["label_scale"]
         return {name: value for name, value in values.items() if value is not None}

@@ -5,6 +5,7 @@ Faster on a CPU where channels are many; in float32 it agrees with the plain sum
 2e-6 of the largest output.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -23,23 +24,45 @@ _KERNEL = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x` `(..., H, W, C)` with `kernel` `(3, 3, C, D)`, stride 1, a pixel of zeros around.
 
-    Reverse mode only; its derivatives are convolutions of the same kind.
+    On other platforms than the CPU it is the compiler's own convolution. Reverse mode only;
+    its derivatives are convolutions of the same kind.
     """
-    return _conv3x3(x, kernel)
+    return _chosen(x, kernel)
 
 
 def _forward(x, kernel):
-    return _conv3x3(x, kernel), (x, kernel)
+    return _chosen(x, kernel), (x, kernel)
 
 
 def _backward(residuals, g):
     x, kernel = residuals
-    dx = _conv3x3(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    (dkernel,) = jax.linear_transpose(partial(_conv3x3, x), kernel)(g)
-    return dx, dkernel
+
+    def to_kernel(convolve, x, g):
+        return jax.linear_transpose(partial(convolve, x), kernel)(g)[0]
+
+    dkernel = jax.lax.platform_dependent(
+        x, g, cpu=partial(to_kernel, _conv3x3), default=partial(to_kernel, _plain)
+    )
+    return _chosen(g, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), dkernel
 
 
 conv3x3.defvjp(_forward, _backward)
+
+
+def _chosen(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.platform_dependent(x, kernel, cpu=_conv3x3, default=_plain)
+
+
+def _plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    lead = x.shape[:-3]
+    y = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-3:]),
+        kernel,
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.reshape(*lead, *y.shape[1:])
 
 
 def _conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -65,7 +88,7 @@ def _conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y[..., :height, :width, :]
 
 
-def _combine(rule, values: list[jax.Array]) -> list[jax.Array]:
+def _combine(rule, values: Sequence[jax.Array]) -> list[jax.Array]:
     return [_sum([_signed(sign, values[i]) for sign, i in row]) for row in rule]
 
 

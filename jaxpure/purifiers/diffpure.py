@@ -21,7 +21,7 @@ from jaxpure.errors import check_range
 from jaxpure.keys import AnyKey, Key, noise_at, part
 from jaxpure.purifiers.common import Start, Trajectory, first_timestep
 from jaxpure.purifiers.fit import fitting_schedule
-from jaxpure.pytrees import derived, pytree, set_derived, static
+from jaxpure.pytrees import Static, derived, pytree, set_derived
 from jaxpure.types import Denoiser, Image
 
 
@@ -47,11 +47,11 @@ class DiffPure:
     """
 
     denoiser: Denoiser
-    t_star: int = static(100)
-    step_rule: Annotated[StepRule, STEP_RULES] = static(Ddpm())
-    schedule: Annotated[Schedule, SCHEDULES] | None = static(None)
-    rounds: int = static(1)
-    start: Start = static("t_star_minus_1")
+    t_star: Static[int] = 100
+    step_rule: Static[Annotated[StepRule, STEP_RULES]] = Ddpm()
+    schedule: Static[Annotated[Schedule, SCHEDULES] | None] = None
+    rounds: Static[int] = 1
+    start: Static[Start] = "t_star_minus_1"
     chain: Chain = derived()
     signal: Any = derived()
 

@@ -9,7 +9,7 @@ from jaxpure.diffusion.steps import predicted_clean
 from jaxpure.keys import AnyKey, noise_at, part
 from jaxpure.purifiers.common import Start, first_timestep
 from jaxpure.purifiers.fit import fitting_schedule
-from jaxpure.pytrees import derived, pytree, set_derived, static
+from jaxpure.pytrees import Static, derived, pytree, set_derived
 from jaxpure.types import Denoiser, Image
 
 
@@ -28,10 +28,10 @@ class OneShot:
     """
 
     denoiser: Denoiser
-    t_star: int = static(100)
-    schedule: Annotated[Schedule, SCHEDULES] | None = static(None)
-    clip: bool = static(True)
-    start: Start = static("t_star_minus_1")
+    t_star: Static[int] = 100
+    schedule: Static[Annotated[Schedule, SCHEDULES] | None] = None
+    clip: Static[bool] = True
+    start: Static[Start] = "t_star_minus_1"
     levels: Levels = derived()
     label: float = derived()
 

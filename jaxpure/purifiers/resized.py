@@ -12,7 +12,7 @@ import jax
 from jaxpure.errors import check_range
 from jaxpure.keys import AnyKey
 from jaxpure.purifiers.common import Trajectory
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 from jaxpure.specs import Registry
 from jaxpure.types import Image
 
@@ -34,7 +34,7 @@ class Resized:
     """
 
     purifier: Annotated[Any, _purifiers]
-    image_size: int = static()
+    image_size: Static[int]
 
     def __post_init__(self):
         check_range(1, image_size=self.image_size)

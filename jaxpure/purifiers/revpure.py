@@ -22,7 +22,7 @@ from jaxpure.diffusion import (
 from jaxpure.keys import AnyKey, part
 from jaxpure.purifiers.common import Start, first_timestep
 from jaxpure.purifiers.fit import fitting_schedule
-from jaxpure.pytrees import derived, pytree, set_derived, static
+from jaxpure.pytrees import Static, derived, pytree, set_derived
 from jaxpure.types import Denoiser, Image
 
 
@@ -43,11 +43,11 @@ class RevPure:
     """
 
     denoiser: Denoiser
-    t_star: int = static(100)
-    step_rule: Annotated[StepRule, STEP_RULES] = static(Ddpm())
-    schedule: Annotated[Schedule, SCHEDULES] | None = static(None)
-    scale_input: bool = static(False)
-    start: Start = static("t_star_minus_1")
+    t_star: Static[int] = 100
+    step_rule: Static[Annotated[StepRule, STEP_RULES]] = Ddpm()
+    schedule: Static[Annotated[Schedule, SCHEDULES] | None] = None
+    scale_input: Static[bool] = False
+    start: Static[Start] = "t_star_minus_1"
     chain: Chain = derived()
     scale: Any = derived()
 

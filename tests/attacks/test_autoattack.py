@@ -11,7 +11,7 @@ from etils import epath
 from jaxpure import attacks, data, randomness
 from jaxpure.attacks import Pgd, Sequence, Square, autoattack
 from jaxpure.attacks.autoattack import advice
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.evaluation import engine, evaluate, load
 from jaxpure.purifiers import Identity
 

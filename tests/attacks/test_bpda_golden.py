@@ -21,7 +21,7 @@ from filling import NoiseTable, fill, nhwc, sha256
 
 from jaxpure import randomness
 from jaxpure.attacks import BpdaEotHill, Pgd
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.gradients import Bpda
 from jaxpure.types import register_pytree
 

@@ -18,7 +18,7 @@ from scipy import special, stats
 from jaxpure import attacks
 from jaxpure.attacks import LOSSES, Objective, Pgd
 from jaxpure.attacks.verdict import judge_draws
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.purifiers import Identity
 from jaxpure.types import Attack
 

@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from jaxpure import attacks, checkpoints, data, randomness
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.evaluation import engine, evaluate
 from jaxpure.purifiers import Identity
 

@@ -16,7 +16,7 @@ from jaxpure.attacks import REGISTRY, Apgd, DiffHammer, Pgd, Stadv, stages_of
 from jaxpure.attacks.diffattack import Deviation
 from jaxpure.attacks.diffhammer import Draws, representative, weigh
 from jaxpure.attacks.stadv import excess, roughness, warp
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.diffusion import linear
 from jaxpure.purifiers import DiffPure, Identity, Resized, RevPure
 

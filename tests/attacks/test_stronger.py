@@ -10,7 +10,7 @@ from jaxpure.attacks.norms import NORMS
 
 from jaxpure import randomness
 from jaxpure.attacks import REGISTRY
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 
 SHAPE, CLASSES, SIZES = (4, 4, 2), 5, {"linf": 0.1, "l2": 0.5, "l1": 2.0}
 BUDGETS = {

@@ -14,7 +14,7 @@ from jaxpure.attacks.apgd import l2_unit, percent
 from jaxpure.attacks.fab import to_hyperplane
 from jaxpure.attacks.square import HALVINGS, change_l2, tiles, two_bumps, window_size
 from jaxpure.attacks.verdict import rival
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.purifiers import Identity
 
 REPLAY, FRESH = (randomness.PRESETS[name] for name in ("replay", "fresh"))

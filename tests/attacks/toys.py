@@ -11,7 +11,7 @@ import numpy as np
 from filling import fill, nhwc, normal, sha256, uniform
 
 from jaxpure import randomness
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.purifiers import Identity
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": lambda x: jnp.maximum(x, 0)}

@@ -1,6 +1,7 @@
 """Files as people have them: converted by the command, or refused in one sentence."""
 
 import argparse
+import dataclasses
 import io
 import json
 import subprocess
@@ -20,8 +21,9 @@ from checkpoints_convert import (
     converted_from_hub,
     locate,
 )
+from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.published import PUBLISHED, Published
-from jaxpure import checkpoints, models
+from jaxpure import models, weights
 from tests.experiments.commands import ROOT, error_line
 
 
@@ -52,9 +54,9 @@ def as_torch(torch, tensors, prefix=""):
 
 
 def assert_same_network(path, expected):
-    network = checkpoints.load(path)
-    assert network.config == expected.config
-    got, want = (checkpoints.flatten(n.params) for n in (network, expected))
+    network = weights.load(path)
+    assert network.architecture == expected.architecture
+    got, want = (weights.flatten(n.params) for n in (network, expected))
     assert got.keys() == want.keys()
     for name, value in want.items():
         np.testing.assert_array_equal(got[name], value, err_msg=name)
@@ -65,7 +67,7 @@ def expected(tmp_path, tensors):
     """The network that the plain safetensors file of these tensors becomes."""
     save_file(tensors, tmp_path / "plain.safetensors")
     convert(str(tmp_path / "plain.safetensors"), tmp_path / "expected.safetensors")
-    return checkpoints.load(tmp_path / "expected.safetensors")
+    return weights.load(tmp_path / "expected.safetensors")
 
 
 def test_the_command_converts_lists_and_checks(tmp_path, tensors):
@@ -73,13 +75,14 @@ def test_the_command_converts_lists_and_checks(tmp_path, tensors):
     save_file(tensors, source)
     code, output = command(source, out)
     assert code == 0, output
-    assert "robustbench_wrn, wide_resnet of 691,674 parameters" in output
+    assert "robustbench_wrn, wide_resnet(depth=16," in output
+    assert "of 691,674 parameters" in output
     card = json.loads(out.with_suffix(".json").read_text())
     assert card["family"] == "robustbench_wrn"
     assert card["source"] == "mine.safetensors"
     assert card["source_bytes"] == source.stat().st_size
-    assert card["architecture_config"]["depth"] == 16
-    assert card["sha256"] == checkpoints.sha256(out)
+    assert "depth=16" in card["architecture"]
+    assert card["sha256"] == weights.sha256(out)
     assert {"source_sha256", "licence", "converted", "jaxpure", "input"} <= card.keys()
     code, output = command("--check", out)
     assert code == 0 and "one forward pass gives (10,)" in output
@@ -138,7 +141,7 @@ def test_half_precision_is_widened(tmp_path, torch, tensors, kind, dtype):
     narrow = {k: v.to(getattr(torch, dtype)) for k, v in as_torch(torch, tensors).items()}
     save_torch(narrow, path) if kind == "safetensors" else torch.save(narrow, path)
     convert(str(path), tmp_path / "out.safetensors")
-    params = checkpoints.load(tmp_path / "out.safetensors").params
+    params = weights.load(tmp_path / "out.safetensors").params
     kernel = params["params"]["conv_in"]["kernel"]
     assert kernel.dtype == jnp.float32
     want = narrow["conv1.weight"].float().numpy().transpose(2, 3, 1, 0)
@@ -166,8 +169,8 @@ def test_averaged_weights_come_from_the_ordered_list(tmp_path, torch, golden):
     tiny = {"image_size": "16", "attention_resolutions": "8"}
     card = convert(str(path), out, settings=tiny)
     assert card["family"] == "score_sde"
-    assert card["diffusion"]["schedule"] == "continuous_vp"
-    kernel = checkpoints.load(out).params["params"]["conv_in"]["kernel"]
+    assert card["trained"]["schedule"] == "continuous_vp"
+    kernel = weights.load(out).params["params"]["conv_in"]["kernel"]
     want = tensors["all_modules.2.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, want)
     content["ema"]["shadow_params"].pop()
@@ -300,7 +303,7 @@ def test_what_names_do_not_tell_is_asked_for(tmp_path, golden):
         convert(source, out)
     half = {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5", "num_heads": "3"}
     card = convert(source, out, settings=half)
-    assert card["architecture_config"]["mean"] == (0.5, 0.5, 0.5)
+    assert "mean=[0.5,0.5,0.5]" in card["architecture"]
     assert "mean [0.5, 0.5, 0.5]" in card["input"]
     folder = tmp_path / "hub"
     folder.mkdir()
@@ -308,7 +311,36 @@ def test_what_names_do_not_tell_is_asked_for(tmp_path, golden):
     hub = {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     (folder / "config.json").write_text(json.dumps(hub))
     card = convert(str(folder), out, settings={"num_heads": "3"})
-    assert list(card["architecture_config"]["std"]) == [0.25] * 3
+    assert "std=[0.25,0.25,0.25]" in card["architecture"]
+
+
+def test_of_families_that_know_the_names_the_one_whose_table_fits_is_meant(
+    tmp_path, tensors, monkeypatch
+):
+    save_file(tensors, tmp_path / "net.safetensors")
+    source, out = str(tmp_path / "net.safetensors"), tmp_path / "out.safetensors"
+    right = FAMILIES["robustbench_wrn"]
+    greedy = dataclasses.replace(right, name="greedy", layers=lambda architecture: [])
+    monkeypatch.setitem(FAMILIES, "greedy", greedy)
+    assert convert(source, out)["family"] == "robustbench_wrn"
+    monkeypatch.setitem(FAMILIES, "twin", dataclasses.replace(right, name="twin"))
+    with pytest.raises(ConversionError, match="robustbench_wrn and twin alike: choose"):
+        convert(source, out)
+    monkeypatch.setitem(
+        FAMILIES, "robustbench_wrn", dataclasses.replace(greedy, name="robustbench_wrn")
+    )
+    monkeypatch.delitem(FAMILIES, "twin")
+    with pytest.raises(ConversionError, match="fit none: robustbench_wrn: .*greedy: "):
+        convert(source, out)
+
+
+def test_what_a_denoiser_was_trained_on_is_in_the_file_itself(tmp_path, golden):
+    save_file(filled(golden("model_pesser_tiny")), tmp_path / "net.safetensors")
+    out = tmp_path / "out.safetensors"
+    convert(str(tmp_path / "net.safetensors"), out)
+    out.with_suffix(".json").unlink()
+    trained = weights.load(out).trained
+    assert trained == models.Trained("linear", 1000, variance="fixed_large")
 
 
 def test_a_network_that_was_changed_fails_its_check(tmp_path, tensors):
@@ -319,10 +351,10 @@ def test_a_network_that_was_changed_fails_its_check(tmp_path, tensors):
     content = bytearray(out.read_bytes())
     content[-1] ^= 1
     out.write_bytes(content)
-    with pytest.raises(checkpoints.CheckpointError, match="was changed or cut short"):
+    with pytest.raises(weights.WeightsError, match="was changed or cut short"):
         check(out)
     out.with_suffix(".json").unlink()
-    with pytest.raises(checkpoints.CheckpointError, match="no card"):
+    with pytest.raises(weights.WeightsError, match="no card"):
         check(out)
 
 
@@ -344,7 +376,7 @@ def test_check_runs_every_kind_of_network(tmp_path, golden, family):
         ),
     }[family]
     network = models.create(config, jax.random.key(0))
-    checkpoints.save(tmp_path / "net.safetensors", network, {})
+    weights.save(tmp_path / "net.safetensors", network, {})
     shape = (3,) if family == "deit_small" else config.input_shape[:2]
     assert check(tmp_path / "net.safetensors")["output_shape"][: len(shape)] == shape
 
@@ -427,10 +459,10 @@ def test_accuracy_is_of_a_classifier_with_the_sets_classes(tmp_path):
         )
         path = tmp_path / f"{classes}-{size}.safetensors"
         network = models.create(config, jax.random.key(0))
-        checkpoints.save(path, network, {"input": f"{size} pixels"})
-        with pytest.raises(checkpoints.CheckpointError, match=message):
+        weights.save(path, network, {"input": f"{size} pixels"})
+        with pytest.raises(weights.WeightsError, match=message):
             check(path, "digits")
-    found = check(checkpoints.find("digits_classifier"), "digits")
+    found = check(weights.find("digits_classifier"), "digits")
     assert found["num_examples"] == 500 and found["accuracy"] > 0.98
 
 
@@ -443,5 +475,5 @@ def test_a_hub_id_is_converted_once_into_the_cache(tmp_path, tensors, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first, second = (converted_from_hub("somebody/net") for _ in range(2))
     assert first == second and calls == ["somebody/net"]
-    assert checkpoints.load(first).config.depth == 16
-    assert checkpoints.card(first)["source"] == "hf:somebody/net"
+    assert weights.load(first).architecture.depth == 16
+    assert weights.card(first)["source"] == "hf:somebody/net"

@@ -11,7 +11,7 @@ from filling import max_error, nhwc
 
 from checkpoints_convert import ConversionError, convert
 from checkpoints_convert.families.diffusers_unet import DEFAULTS, FIXED
-from jaxpure import checkpoints
+from jaxpure import weights
 from jaxpure.purifiers.resized import resize
 
 
@@ -50,7 +50,7 @@ def small_unet(diffusers, torch):
 
 
 def assert_same_function(torch, model, path):
-    network = checkpoints.load(path)
+    network = weights.load(path)
     random = np.random.default_rng(0)
     x = random.normal(size=(2, 3, 16, 16)).astype(np.float32)
     t = np.array([3.0, 700.0], np.float32)
@@ -67,7 +67,7 @@ def test_a_folder_of_diffusers(tmp_path, torch, diffusers, safe):
     scheduler = diffusers.DDPMScheduler(variance_type="fixed_large", clip_sample=True)
     scheduler.save_pretrained(tmp_path / "unet")
     card = convert(str(tmp_path / "unet"), tmp_path / "out.safetensors")
-    assert card["diffusion"] == {
+    assert card["trained"] == {
         "schedule": "linear",
         "variance": "fixed_large",
         "clip": True,
@@ -85,8 +85,8 @@ def test_a_pipeline_of_diffusers(tmp_path, torch, diffusers):
     pipeline = diffusers.DDPMPipeline(model, scheduler)
     pipeline.save_pretrained(tmp_path / "pipeline")
     card = convert(str(tmp_path / "pipeline"), tmp_path / "out.safetensors")
-    assert card["diffusion"]["schedule"] == "linear(num_timesteps=200)"
-    assert card["diffusion"]["timesteps"] == 200
+    assert card["trained"]["schedule"] == "linear(num_timesteps=200)"
+    assert card["trained"]["timesteps"] == 200
     assert_same_function(torch, model, tmp_path / "out.safetensors")
 
 
@@ -236,8 +236,11 @@ def test_residual_networks_of_cifar(tmp_path, torch, family, block, shortcut, pl
     torch.save({"state_dict": state, "best_prec1": 9.0}, tmp_path / "net.th")
     card = convert(str(tmp_path / "net.th"), tmp_path / "out.safetensors")
     assert card["family"] == family
-    network = checkpoints.load(tmp_path / "out.safetensors")
-    mean, std = (np.array(v, np.float32) for v in (network.config.mean, network.config.std))
+    network = weights.load(tmp_path / "out.safetensors")
+    mean, std = (
+        np.array(v, np.float32)
+        for v in (network.architecture.mean, network.architecture.std)
+    )
     x = np.random.default_rng(0).uniform(size=(3, 32, 32, 3)).astype(np.float32)
 
     def theirs(x):
@@ -271,7 +274,7 @@ def test_timm(tmp_path, torch, name):
     x = np.random.default_rng(0).uniform(size=(1, 3, 224, 224)).astype(np.float32)
     with torch.no_grad():
         want = model(torch.from_numpy(x)).numpy()
-    got = jax.jit(checkpoints.load(tmp_path / "out.safetensors"))(jnp.asarray(nhwc(x)))
+    got = jax.jit(weights.load(tmp_path / "out.safetensors"))(jnp.asarray(nhwc(x)))
     assert max_error(got, want) < 1e-4
 
 

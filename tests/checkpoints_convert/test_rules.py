@@ -9,7 +9,7 @@ from checkpoints_convert import rules
 from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.family import Contents
 from checkpoints_convert.rules import ConversionError, Layer
-from jaxpure import checkpoints, models
+from jaxpure import models, weights
 
 TABLE = [Layer("conv", r"stem\.(\d+)", r"convs.\1"), Layer("dense", "head", "logits")]
 SOURCES = {
@@ -162,7 +162,7 @@ def test_a_published_list_of_tensors_is_recognised_and_fits(name):
     assert FAMILIES[family].architecture(contents) == architecture
     network = models.abstract(architecture)
     assert models.num_params(network) == num_params
-    flat = checkpoints.flatten(network.params)
+    flat = weights.flatten(network.params)
     targets = {name: x.shape for name, x in flat.items()}
     assigned = rules.assign(FAMILIES[family].layers(architecture), shapes, targets)
     assert sorted(a.target for a in assigned) == sorted(targets)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxpure import gradients, keys, purifiers
 from jaxpure.checks import check_gradient
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.diffusion import Linear
 
 SHAPE = (4, 4, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpure import gradients, keys
-from jaxpure.defense import PurifiedClassifier
+from jaxpure.defenses import PurifiedClassifier
 from jaxpure.interop.foolbox import foolbox_model
 
 

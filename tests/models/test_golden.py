@@ -182,7 +182,7 @@ def test_tiny_network_in_float64(golden, family):
     with jax.enable_x64(True):
         fixture, net = load(golden, f"{family}_tiny", np.float64)
         if family in CLASSIFIERS:  # the reference's mean and std were float32 once
-            rounded = {k: _as_float32(getattr(net.config, k)) for k in BARE}
+            rounded = {k: _as_float32(getattr(net.architecture, k)) for k in BARE}
             net = net.replace(**rounded)
         output, gradient = run(fixture, net, jnp.float64)
         assert output.dtype == gradient.dtype == jnp.float64
@@ -209,7 +209,7 @@ def test_a_denoiser_at_its_own_size(golden):
 def test_published_network_in_float32(golden, name):
     fixture, net = load(golden, name)
     case = CASES[name.rpartition("_")[0]]
-    assert net.config == case.published
+    assert net.architecture == case.published
     assert_near(fixture, net, case.gradient)
 
 

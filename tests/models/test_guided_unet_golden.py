@@ -266,7 +266,7 @@ def test_every_option_is_the_reference(option):
     want = evaluate(filled(fixture), config, x, 321.0, label)
     with jax.enable_x64(True):
         net = converted(fixture, "guided_diffusion", np.float64, **untold)
-        assert net.config == config
+        assert net.architecture == config
         told = () if label is None else (jnp.asarray(label),)
         got = jax.jit(net)(jnp.asarray(x, jnp.float64), jnp.asarray(321.0), *told)
     assert max_error(got, want) < 1e-9

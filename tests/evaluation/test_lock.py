@@ -1,0 +1,78 @@
+"""The lock: one writer a folder; what dead writers leave is taken over."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import pytest
+from etils import epath
+
+from jaxpure.evaluation import lock
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return epath.Path(tmp_path)
+
+
+def write(folder, **changes):
+    now = time.time()
+    owner = {"pid": os.getpid(), "host": lock.socket.gethostname(), "since": now}
+    (folder / "lock-000.json").write_text(json.dumps({**owner, "seen": now} | changes))
+
+
+def test_a_living_process_is_named(folder):
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+    ) as other:
+        write(folder, pid=other.pid)
+        expected = f"in use by process {other.pid} on .* since .*; wait for it"
+        with pytest.raises(lock.LockedError, match=expected), lock.held(folder):
+            pass
+        other.communicate(b"\n")
+    with lock.held(folder):  # it is gone now
+        assert json.loads((folder / "lock-000.json").read_text())["pid"] == os.getpid()
+    assert not (folder / "lock-000.json").exists()
+
+
+def test_another_machine_is_believed_while_it_sees_to_its_lock(folder):
+    long_ago = time.time() - 1e6
+    write(folder, host="elsewhere", since=long_ago, seen=time.time() - 60)
+    with pytest.raises(lock.LockedError, match="on elsewhere"), lock.held(folder):
+        pass
+    write(folder, host="elsewhere", since=long_ago, seen=time.time() - 1200)
+    with lock.held(folder):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "5", "[]", '{"pid": "x"}', "[" * 9999])
+def test_a_damaged_lock_keeps_nobody_out(folder, content):
+    (folder / "lock-000.json").write_text(content)
+    with lock.held(folder):
+        pass
+    assert not (folder / "lock-000.json").exists()
+
+
+def test_the_owner_sees_to_its_lock(folder):
+    with mock.patch.object(lock, "SEEN_SECONDS", 0.02), lock.held(folder):
+        path = folder / "lock-000.json"
+        first = json.loads(path.read_text())["seen"]
+        deadline = time.monotonic() + 20
+        while json.loads(path.read_text())["seen"] == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_an_error_gives_the_folder_free(folder):
+    with pytest.raises(KeyboardInterrupt), lock.held(folder):
+        raise KeyboardInterrupt
+    assert not (folder / "lock-000.json").exists()
+
+
+def test_processes_of_one_run_hold_locks_of_their_own(folder):
+    with lock.held(folder), mock.patch("jax.process_index", return_value=1):
+        with lock.held(folder):
+            assert len(list(folder.glob("lock-*.json"))) == 2
