@@ -106,7 +106,7 @@ BAD_RUNS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((RUN, "--cpu_devices=two"), ("--cpu_devices=two", "whole number")),
     (
         (RUN, "--config.batch_size=4", "--config.batch_size=8"),
-        ("batch_size is given twice",),
+        ("is given twice, 4 and 8",),
     ),
     ((RUN, "--config.batch_size="), ("--config.batch_size is empty",)),
     ((RUN, "--config.batch_size"), ("--config.batch_size needs a value",)),
@@ -140,7 +140,7 @@ BAD_RUNS: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((RUN, "--config.attack=pdg"), ("--config.attack=pdg", "'pgd'")),
     (
         (RUN, "--config.attack=pgd(num_steps=3,num_steps=4)"),
-        ("'num_steps' is given twice",),
+        ("is given twice",),
     ),
     ((RUN, "--config.attack=pgd(,)"), ("nothing between two commas",)),
     ((RUN, "--config.attack=pgd(num_steps=)"), ("'num_steps' has no value",)),
