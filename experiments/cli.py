@@ -24,6 +24,11 @@ COMMANDS = {
         "experiments.judge",
         "a finished run under other keys: DIR [--seed] [--keys]",
     ),
+    "verify": (
+        "experiments.verify",
+        "a finished run's records, rule by rule: DIR [--against=DIR] [--rejudge=N]",
+    ),
+    "view": ("experiments.view", "one page over many runs: RUNS_DIR [--out=FILE]"),
     "check-gradient": (
         "experiments.check_gradient",
         "a config's gradient against finite differences: --config=NAME",

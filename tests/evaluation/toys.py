@@ -12,7 +12,7 @@ from jaxpure.attacks.verdict import judge_draws
 from jaxpure.defenses import PurifiedClassifier
 from jaxpure.evaluation import Result, evaluate, lanes
 from jaxpure.objective import Objective
-from jaxpure.pytrees import pytree, static
+from jaxpure.pytrees import Static, pytree
 
 ROOT = jax.random.key(3)
 KEYS = 3
@@ -87,7 +87,7 @@ class Nudge:
     """
 
     shift: float
-    calls: int = static(3)
+    calls: Static[int] = 3
 
     def objective(self, defense, policy):
         return Objective(defense, policy)
