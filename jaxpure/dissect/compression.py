@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxpure.dissect.derivatives import Map, jvp, normalise, vjp
 from jaxpure.dissect.results import Result, bootstrap, require_finite
-from jaxpure.types import Key
+from jaxpure.keys import Key
 
 
 def isotropic(key: Key, n: int, like: jax.Array) -> jax.Array:

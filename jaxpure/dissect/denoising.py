@@ -19,7 +19,8 @@ import numpy as np
 from jaxpure.diffusion import Chain, add_noise, reverse_states
 from jaxpure.dissect.draws import PartKeys, noise_at, part
 from jaxpure.dissect.similarity import ssim
-from jaxpure.types import Classifier, Image, Key, Label, Purifier
+from jaxpure.keys import Key
+from jaxpure.types import Classifier, Image, Label, Purifier
 
 
 class Path(NamedTuple):

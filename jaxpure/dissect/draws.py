@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxpure.keys import PartKeys, noise_at, part, stream
-from jaxpure.types import Key
+from jaxpure.keys import Key, PartKeys, noise_at, part, stream
 
 __all__ = ["PartKeys", "draw_keys", "noise_at", "part", "part_keys", "stream"]
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpure.dissect.results import Estimate, require_finite, resampling_weights
-from jaxpure.types import Image, Key, Purifier
+from jaxpure.keys import Key
+from jaxpure.types import Image, Purifier
 
 
 def displacements_over_keys(purifier: Purifier, keys: Key, x: Image) -> jax.Array:

@@ -14,7 +14,8 @@ from jaxpure.dissect.results import (
     resampling_weights,
 )
 from jaxpure.evaluation.statistics import PairedGap, correct, paired_gap, wilson
-from jaxpure.types import Defense, Image, Key
+from jaxpure.keys import Key
+from jaxpure.types import Defense, Image
 
 
 def replay_gap(fresh: np.ndarray, replay: np.ndarray, labels: np.ndarray) -> PairedGap:

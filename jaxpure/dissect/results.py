@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from etils import epath
 
-from jaxpure.files import write_atomically
 from jaxpure.evaluation.statistics import Estimate, wilson
+from jaxpure.files import write_atomically
 
 __all__ = ["Estimate", "Result", "bootstrap", "require_finite", "shares", "summarise"]
 

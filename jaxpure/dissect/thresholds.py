@@ -15,7 +15,8 @@ import numpy as np
 from jaxpure.dissect.derivatives import normalise
 from jaxpure.dissect.results import Result
 from jaxpure.evaluation.statistics import Estimate, wilson
-from jaxpure.types import Classifier, Image, Key, Purifier
+from jaxpure.keys import Key
+from jaxpure.types import Classifier, Image, Purifier
 
 NOT_FINITE = -1  # the class of logits that are not finite: none
 
