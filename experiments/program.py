@@ -1,6 +1,7 @@
 """What the programs share: launching, workdirs, progress, and errors in one line."""
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -66,7 +67,7 @@ def launch(
     """
     interrupts.install()
     interrupts.say(interrupts.GOES_ON if kind is not None else "")
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # an interrupt flushes nothing
     known = (*flags, *(CONFIG_FLAGS if kind else ()))
     try:
