@@ -67,7 +67,7 @@ def foolbox_attack(framework: str) -> Callable[[], object]:
         x = torch.from_numpy(images().transpose(0, 3, 1, 2).copy())
     else:
         import jax
-        from jaxpure.foolbox_adapter import foolbox_model
+        from jaxpure.interop.foolbox import foolbox_model
 
         from jaxpure import checkpoints
         from jaxpure.defenses import PurifiedClassifier
