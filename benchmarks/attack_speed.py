@@ -67,10 +67,10 @@ def foolbox_attack(framework: str) -> Callable[[], object]:
         x = torch.from_numpy(images().transpose(0, 3, 1, 2).copy())
     else:
         import jax
+        from jaxpure.interop.foolbox import foolbox_model
 
         from jaxpure import checkpoints
         from jaxpure.defenses import PurifiedClassifier
-        from jaxpure.foolbox_adapter import foolbox_model
         from jaxpure.purifiers import Identity
 
         defense = PurifiedClassifier(Identity(), checkpoints.load("cifar10_classifier"))

@@ -121,7 +121,7 @@ def parse(
                 raise ArgumentError(f"--{name} needs a value, as in --{name}=VALUE")
             value = arguments.pop(0)
         if name.startswith("config."):
-            overrides.append(_override(name, value, overrides))
+            overrides.append(_override(name, str(value), overrides))
             continue
         if name in given:
             raise ArgumentError(

@@ -91,9 +91,9 @@ def config_of(workdir: epath.Path) -> tuple[configs.RunConfig, str | None]:
     return config, details.get("data_dir")
 
 
-def main(arguments: Arguments, config: None) -> None:
+def main(arguments: Arguments, nothing: None) -> None:
     """Judges the run that the command line names."""
-    del config
+    del nothing
     if len(arguments.rest) != 1:
         raise ArgumentError("usage: python -m experiments.judge DIR [--seed=N] [--keys=N]")
     workdir = program.folder(arguments.rest[0])

@@ -1,6 +1,7 @@
 """What the programs share: launching, workdirs, progress, and errors in one line."""
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -66,7 +67,7 @@ def launch(
     """
     interrupts.install()
     interrupts.say(interrupts.GOES_ON if kind is not None else "")
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # an interrupt flushes nothing
     known = (*flags, *(CONFIG_FLAGS if kind else ()))
     try:
@@ -188,8 +189,16 @@ def identity(config: Any) -> dict[str, Any]:
 
 def weights_digests(config: Any) -> dict[str, str]:
     """SHA-256 of the weights files that a config names: a path may be trained anew."""
-    named = [name for name in ("denoiser", "classifier") if hasattr(config, name)]
-    return {name: weights.digest(getattr(config, name)) for name in named}
+    found = {}
+    for name in ("denoiser", "classifier"):
+        if not hasattr(config, name):
+            continue
+        value = getattr(config, name)
+        try:
+            found[name] = weights.digest(value)
+        except UserError as error:
+            raise configs.ConfigError(f"config.{name}={value}: {error}") from error
+    return found
 
 
 def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:

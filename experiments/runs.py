@@ -120,7 +120,8 @@ def judged(run: Run) -> Judged:
             f"{path}, or the records beside it, cannot be read ({error})"
         ) from error
     about = {"data": run.summary["dataset"], "policy": run.summary["policy"]}
-    return Judged(index, label, *found, about)
+    clean, attacked = found
+    return Judged(index, label, clean, attacked, about)
 
 
 def check_version(folder: epath.Path, details: dict[str, Any]) -> None:

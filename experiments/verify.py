@@ -1,8 +1,8 @@
 """Verifies a finished run: python -m experiments.verify DIR [--against=DIR] [--rejudge=N].
 
 Checks the run's records by every rule, from its files alone, and computes its reported
-numbers anew; prints a line a rule, and SUCCESS or what failed. With --against, also whether
-chance explains how it differs from a reference run; with --rejudge, which needs the
+numbers anew; prints a line a rule, and SUCCESS or what failed. With --against, also
+whether chance explains how it differs from a reference run; with --rejudge, which needs the
 weights, whether N images judged anew give the same logits.
 """
 
@@ -52,9 +52,11 @@ def main(arguments: Arguments, config: None) -> int:
     print("\n".join([f"rules of version {VERSION}", *lines]), flush=True)
     if arguments.against is not None:
         other = program.folder(arguments.against)
-        pair = [open_folder(d / "records" / "defended").result for d in (workdir, other)]
+        ours, theirs = (
+            open_folder(d / "records" / "defended").result for d in (workdir, other)
+        )
         print(f"against {other}:")
-        for agreement in compatible(*pair, arguments.level):
+        for agreement in compatible(ours, theirs, arguments.level):
             print(f"  {agreement}")
             good &= agreement.ok
     if arguments.rejudge is not None:

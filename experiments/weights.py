@@ -5,11 +5,12 @@
 
 from jaxpure import models, weights
 from jaxpure.errors import UserError
+from jaxpure.models.network import ComputeDtype
 
 HUB = "hf:"
 
 
-def load(name: str, compute_dtype: str = "float32") -> models.Network:
+def load(name: str, compute_dtype: ComputeDtype = "float32") -> models.Network:
     """The network of this name.
 
     Raises:

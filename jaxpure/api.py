@@ -15,6 +15,7 @@ import jax
 
 from jaxpure import weights
 from jaxpure.defenses import PurifiedClassifier
+from jaxpure.models.network import ComputeDtype
 from jaxpure.purifiers import PURIFIERS
 from jaxpure.specs import build
 
@@ -24,7 +25,7 @@ def defense(
     classifier: Any,
     *,
     denoiser: Any = None,
-    compute_dtype: str = "float32",
+    compute_dtype: ComputeDtype = "float32",
 ) -> PurifiedClassifier:
     """A purified classifier, `(key, x) -> logits`.
 
@@ -49,7 +50,7 @@ def defense(
     )
 
 
-def load_network(network: Any, compute_dtype: str = "float32") -> Any:
+def load_network(network: Any, compute_dtype: ComputeDtype = "float32") -> Any:
     """A network by name or path; a function is returned as a callable pytree."""
     if isinstance(network, str):
         return weights.load(network, compute_dtype)

@@ -41,11 +41,11 @@ class PurifiedClassifier:
         return jnp.where(jnp.all(jnp.isfinite(purified)), logits, jnp.nan)
 
 
-def noise_parts(purifier: Purifier) -> tuple[str, ...]:
+def noise_parts(purifier: Purifier | None) -> tuple[str, ...]:
     """The named parts of a purifier's noise; none for a plain function."""
     return getattr(purifier, "noise_parts", ())
 
 
-def denoiser_evaluations(purifier: Purifier) -> int | None:
+def denoiser_evaluations(purifier: Purifier | None) -> int | None:
     """Calls of the denoiser in one purification; None where the purifier does not say."""
     return getattr(purifier, "denoiser_evaluations", None)

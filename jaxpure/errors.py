@@ -7,7 +7,7 @@ keeps its traceback.
 import difflib
 from collections.abc import Iterable
 
-import jax
+from jax.core import Tracer
 
 
 class UserError(ValueError):
@@ -49,7 +49,7 @@ def check_range(
       **options: values by name.
     """
     for name, value in options.items():
-        if isinstance(value, jax.core.Tracer):
+        if isinstance(value, Tracer):
             continue  # checked where it was a number
         low = value > least if above else value >= least
         if not (low and value <= most and value < float("inf")):

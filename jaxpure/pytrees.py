@@ -13,6 +13,7 @@ object around tracers.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import (
     Annotated,
@@ -64,7 +65,11 @@ def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
       repr: whether to make a `__repr__` of all fields.
     """
     if cls is None:
-        return lambda cls: pytree(cls, eq=eq, repr=repr)
+        return functools.partial(_pytree, eq=eq, repr=repr)
+    return _pytree(cls, eq=eq, repr=repr)
+
+
+def _pytree(cls: Any, *, eq: bool, repr: bool) -> Any:
     cls = dataclasses.dataclass(frozen=True, eq=eq, repr=repr)(cls)
     fields = dataclasses.fields(cls)
     meta = tuple(f.name for f in fields if _is_static(f.type))

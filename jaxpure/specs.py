@@ -72,7 +72,8 @@ class Registry(Mapping[str, Callable[..., Any]]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    __hash__ = object.__hash__  # so that an annotation may hold one
+    def __hash__(self) -> int:
+        return id(self)  # an annotation may hold one
 
     @cached_property
     def names(self) -> dict[Any, str]:

@@ -224,15 +224,14 @@ def _power_of_width(relative_width: float) -> float:
 
     The largest root of the cubic that this is (Karras et al. 2024, algorithm 2).
     """
-    inverse = relative_width**-2
-    roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
-    gamma = float(np.max(roots.real))
-    if not 0 < relative_width < 0.28 or gamma <= 0:
+    if not 0 < relative_width < 0.28:
         raise ValueError(
             f"the average's relative width is {relative_width}, expected more than 0 and "
             "less than 0.28"
         )
-    return gamma
+    inverse = relative_width**-2
+    roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
+    return float(np.max(roots.real))
 
 
 def init_state(

@@ -274,6 +274,166 @@ def test_denoiser_loss_by_its_definition():
     assert float(loss(True)) < 1e-6
 
 
+# What a step may do besides.
+
+
+def test_min_snr_weights_are_one_for_much_noise_and_fall_with_the_signal():
+    signal = jnp.array([5 / 6, 0.5, 10 / 11, 50 / 51])  # ratios 5, 1, 10, 50
+    weights = training.min_snr_weights(signal, 5.0)
+    np.testing.assert_allclose(weights, [1, 1, 0.5, 0.1], rtol=1e-5)
+
+
+def test_min_snr_weighs_the_loss_of_each_timestep():
+    images, _ = data(8)
+    config = Tiny(False)
+    params = models.create(config, jax.random.key(0)).params
+
+    def loss(gamma):
+        table = jnp.array([50 / 51], jnp.float32)  # one timestep, of ratio 50
+        args = (config, params, images, None, jax.random.key(1))
+        return training.denoiser_loss(*args, alphas_cumprod=table, min_snr_gamma=gamma)[0]
+
+    np.testing.assert_allclose(loss(5.0), 0.1 * loss(0.0), rtol=1e-5)
+    np.testing.assert_allclose(loss(60.0), loss(0.0), rtol=1e-5)
+
+
+def test_smoothed_labels_cost_by_their_formula():
+    images, labels = data(8)
+    config = Tiny(True)
+    params = models.create(config, jax.random.key(0)).params
+    args = (config, params, images, labels, jax.random.key(1))
+    logits = models.network.bind(config, params)(jnp.asarray(images), train=True)
+    logs = jax.nn.log_softmax(logits)
+    own = jnp.mean(jnp.take_along_axis(logs, labels[:, None], 1))
+    expected = -(0.8 * own + 0.2 * jnp.mean(logs))
+    smoothed = training.classifier_loss(*args, label_smoothing=0.2)[0]
+    np.testing.assert_allclose(smoothed, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [0.05, 0.1, 0.2])
+def test_the_powers_average_is_as_wide_as_asked_whatever_the_number_of_steps(width):
+    for steps in (200, 2000):
+        kept = np.array([float(training.power_decay(i, width)) for i in range(steps)])
+        weights = (1 - kept) * np.append(np.cumprod(kept[:0:-1])[::-1], 1.0)
+        assert kept[0] == 0 and weights.sum() == pytest.approx(1, abs=1e-4)
+        at = np.arange(1, steps + 1) / steps
+        mean = np.sum(weights * at)
+        spread = np.sqrt(np.sum(weights * (at - mean) ** 2))
+        assert spread == pytest.approx(width, rel=0.03)
+
+
+@pytest.mark.parametrize("width", [0.0, 0.3, -0.1])
+def test_a_power_that_there_is_not_is_refused(width):
+    with pytest.raises(ValueError, match="width"):
+        training.power_decay(1, width)
+
+
+def test_passes_show_every_example_once_an_epoch():
+    key = jax.random.key(3)
+    draw = jax.jit(partial(training.batch_of_pass, key, num_examples=11, batch_size=3))
+    drawn = [draw(jnp.array(i)) for i in range(9)]
+    assert [int(epoch) for _, epoch in drawn] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    epochs = np.reshape([indices for indices, _ in drawn], (3, 9))
+    for epoch in epochs:
+        assert len(set(epoch)) == 9  # two of eleven are left out
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert len({frozenset(epoch) for epoch in epochs}) > 1
+
+
+def test_alternating_flips_mirror_every_image_in_every_other_epoch():
+    epochs = [
+        np.asarray(training.mirrored_in(jax.random.key(0), e, 1000)) for e in range(4)
+    ]
+    np.testing.assert_array_equal(epochs[1], ~epochs[0])
+    np.testing.assert_array_equal(epochs[2], epochs[0])
+    np.testing.assert_array_equal(epochs[3], epochs[1])
+    assert abs(epochs[0].sum() - 500) < 5 * np.sqrt(250)
+
+
+def seen_by_steps(steps, **options):
+    """The images that the loss gets, step after step, of data that tell them apart."""
+    images = np.arange(8 * 3 * 3, dtype=np.float32).reshape(8, 3, 3, 1)
+    seen = []
+
+    def spy(config, params, x, y, key):
+        jax.debug.callback(lambda *args: seen.append(args), x, y, ordered=True)
+        return jnp.sum(params["params"]["w"]), params["stats"]
+
+    params = {"params": {"w": jnp.zeros(1)}, "stats": {}}
+    optimizer = optax.sgd(0.1)
+    step = training.make_step(
+        Tiny(),
+        spy,
+        optimizer,
+        batch_size=4,
+        ema_decay=0.5,
+        sharding=sharding(),
+        **options,
+    )
+    state = training.init_state(models.Network(Tiny(), params), optimizer)
+    for _ in range(steps):
+        state, _ = step(state, jax.random.key(0), images, np.arange(8))
+    jax.effects_barrier()
+    return images, seen
+
+
+def test_two_epochs_of_a_run_show_every_image_both_ways():
+    images, seen = seen_by_steps(
+        4,
+        augmentation=training.Augmentation(flip=True),
+        passes=True,
+        alternate_flips=True,
+    )
+    ways = {i: [] for i in range(8)}
+    for x, y in seen:
+        for image, label in zip(x, y, strict=True):
+            plain = np.array_equal(image, images[label])
+            assert plain or np.array_equal(image, images[label][:, ::-1])
+            ways[int(label)].append(plain)
+    assert all(sorted(way) == [False, True] for way in ways.values())
+
+
+def test_images_are_resized_where_asked():
+    images, seen = seen_by_steps(
+        1, augmentation=training.Augmentation(), image_size=2, passes=True
+    )
+    (x, y) = seen[0]
+    assert x.shape == (4, 2, 2, 1)
+    np.testing.assert_allclose(x.mean((1, 2, 3)), images[y].mean((1, 2, 3)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_accumulated_gradients_are_those_of_the_whole_batch(devices):
+    """Of a loss without randomness or statistics of a batch."""
+
+    def loss(config, params, x, y, key):
+        module = models.network.bind(config, params)
+        logits = module(x)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return jnp.mean(losses), params["stats"]
+
+    results = []
+    for parts in (1, 4):
+        optimizer = optax.sgd(0.5)
+        step = training.make_step(
+            Tiny(),
+            loss,
+            optimizer,
+            batch_size=BATCH,
+            augmentation=training.Augmentation(shift=1),
+            ema_decay=0.9,
+            sharding=sharding(devices),
+            accumulation=parts,
+        )
+        network = models.create(Tiny(), jax.random.key(7))
+        replicated = jax.sharding.NamedSharding(sharding(devices).mesh, jax.P())
+        args = (training.init_state(network, optimizer), jax.random.key(0), *data())
+        results.append(step(*jax.device_put(args, replicated)))
+    (whole, value), (parted, same) = jax.tree.map(np.asarray, results)
+    np.testing.assert_allclose(same, value, rtol=1e-5)
+    chex.assert_trees_all_close(parted.params, whole.params, rtol=1e-4, atol=1e-6)
+
+
 # Augmentation.
 
 IMAGE = np.arange(1, 1 + 2 * 4 * 3, dtype=np.float32).reshape(4, 3, 2)
@@ -338,6 +498,13 @@ def test_shift_moves_by_whole_pixels_and_fills_with_nothing(shift):
     found = counts(augmented(training.Augmentation(shift=shift)), possible)
     expected = 400 / len(possible)
     assert found.min() > 0 and found.max() < expected + 5 * np.sqrt(expected)
+
+
+def test_a_shift_may_uncover_the_image_mirrored_at_its_edge():
+    padded = np.pad(IMAGE, [(1, 1), (1, 1), (0, 0)], mode="reflect")
+    possible = [padded[i : i + 4, j : j + 3] for i in range(3) for j in range(3)]
+    found = counts(augmented(training.Augmentation(shift=1, reflect=True)), possible)
+    assert found.min() > 0
 
 
 def test_shift_and_flip_are_independent():

@@ -243,7 +243,7 @@ def ascend(
     return ball.project(x + step_size * ball.direction(gradient), original)
 
 
-def check_ball(attack: str, ball: Ball, names: tuple[str, ...]) -> None:
+def check_ball(attack: str, ball: Any, names: tuple[str, ...]) -> None:
     """Raises UserError where an attack has no way of its own in this ball."""
     if ball.name not in names:
         raise UserError(

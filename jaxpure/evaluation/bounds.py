@@ -26,7 +26,7 @@ def outside(
       originals: `(n, H, W, C)` that it made them of.
     """
     excess = ball.excess(images, originals)
-    in_range = ((images >= 0) & (images <= 1)).all((1, 2, 3))  # NaN is neither
+    in_range = np.all((images >= 0) & (images <= 1), axis=(1, 2, 3))  # NaN is neither
     return {
         int(index): f"is {far:.6g} outside {ball}, or outside [0, 1]"
         for index, far, within in zip(indices, excess, in_range, strict=True)

@@ -9,38 +9,28 @@ evaluation goes on where it was. What the stages found is settled when the recor
 (`settle`): of each image what broke it, or the attempt that came nearest.
 """
 
-import contextlib
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, take
 from jaxpure.data import load as load_data
 from jaxpure.defenses import noise_parts
-from jaxpure.evaluation import lanes, lock, records, statistics
+from jaxpure.evaluation import lanes, lock, records
 from jaxpure.evaluation.bounds import AttackError, outside
-from jaxpure.evaluation.identity import Identity, describe, identify
+from jaxpure.evaluation.identity import describe, identify
+from jaxpure.evaluation.judge import Judge
 from jaxpure.evaluation.result import Result
 from jaxpure.evaluation.settle import load, stage_folder, stands
 from jaxpure.evaluation.setup import Setup, check_fit, set_up
+from jaxpure.evaluation.told import OnProgress, ProgressReporter, told
 from jaxpure.keys import Key
 from jaxpure.policy import Policy, parse_policy
-
-
-class OnProgress(Protocol):
-    """Told of progress: `stage` is "clean", or "attack" and an attack's name."""
-
-    def __call__(
-        self, stage: str, done: int, total: int, clean: float, robust: float | None
-    ) -> None: ...
 
 
 def evaluate(
@@ -96,7 +86,7 @@ def evaluate(
         gradient=gradient,
         judging_keys=judging_keys,
     )
-    with _progress(progress, len(examples)) as tell:
+    with told(progress, len(examples)) as tell:
         if folder is not None:
             path = epath.Path(folder)
             with lock.held(path):
@@ -122,8 +112,8 @@ def run(
     examples = lanes.Examples(key, dataset.indices, dataset.floats(), dataset.labels)
     identity = identify(setup, key, batch_size, dataset)
     records.claim(folder, identity, describe(setup, key, batch_size))
-    judge = _Judge(setup, where, examples, identity, dataset.images)
-    reporter = _ProgressReporter(progress, len(dataset))
+    judge = Judge(setup, where, examples, identity, dataset.images)
+    reporter = ProgressReporter(progress, len(dataset))
 
     clean = judge.known(folder / "clean")
     reporter.clean = judge.right(clean)
@@ -139,114 +129,28 @@ def run(
         for i in examples.position
         if stands(clean[i]["logits"], judge.label_of(i), setup.policy.replays_all)
     ]
+    alone = [i for i in examples.position if i not in set(standing)]
     for number, stage in enumerate(setup.stages):
         reporter.fallen = len(dataset) - len(standing)
         place = stage_folder(folder, number, stage.name)
-        found = _attack(place, stage, judge, standing, reporter)
-        standing = [i for i in standing if found[i]]
+        found = _attack(place, stage, judge, standing, alone, reporter)
+        standing, alone = [i for i in standing if found[i]], []
     return load(folder, dataset, setup, identity)
-
-
-class _Judge:
-    """Judges images under the judging keys and writes down what it saw."""
-
-    def __init__(
-        self,
-        setup: Setup,
-        where: lanes.Lanes,
-        examples: lanes.Examples,
-        identity: Identity,
-        stored: np.ndarray,
-    ):
-        self.setup, self.lanes, self.stored = setup, where, stored
-        self.examples, self.identity = examples, identity
-
-    def images_of(self, indices: Iterable[int]) -> np.ndarray:
-        position = self.examples.position
-        return self.examples.images[[position[int(i)] for i in indices]]
-
-    def label_of(self, index: int) -> int:
-        return int(self.examples.labels[self.examples.position[index]])
-
-    def known(self, folder: epath.Path) -> dict[int, records.Row]:
-        """Rows on disk that are ours: a folder holds other processes' rows too."""
-        rows = records.read(folder, self.identity)
-        return {i: row for i, row in rows.items() if i in self.examples.position}
-
-    def given(self, indices: Iterable[int]) -> list[records.Row]:
-        """The examples themselves, so that records say all that they are about."""
-        return [
-            {"label": self.label_of(i), "image": self.stored[self.examples.position[i]]}
-            for i in indices
-        ]
-
-    def __call__(
-        self,
-        folder: epath.Path,
-        indices: list[int],
-        images: np.ndarray,
-        more: list[records.Row] | None = None,
-    ) -> dict[int, records.Row]:
-        setup, root = self.setup, self.examples.root
-        logits = lanes.judge(
-            self.lanes,
-            setup.defense,
-            setup.policy,
-            root,
-            indices,
-            images,
-            setup.judging_keys,
-        )
-        rows = [{"index": i, "logits": row} for i, row in zip(indices, logits, strict=True)]
-        rows = [a | b for a, b in zip(rows, more or [{}] * len(rows), strict=True)]
-        records.append(folder, rows, self.identity)
-        return {row["index"]: row for row in rows}
-
-    def right(self, rows: dict[int, records.Row]) -> dict[int, bool]:
-        """Whether each row's headline draw is right, by index."""
-        return {
-            i: bool(
-                statistics.correct(row["logits"][None], np.array([self.label_of(i)]))[0, 0]
-            )
-            for i, row in rows.items()
-        }
-
-
-class _ProgressReporter:
-    """What is known so far, for a progress bar.
-
-    Attributes:
-      clean: whether each clean image's headline draw is right.
-      judged: likewise of the adversarial images of the stage under way.
-      fallen: images that were broken before it.
-    """
-
-    def __init__(self, progress: OnProgress | None, total: int):
-        self.progress, self.total = progress, total
-        self.clean: dict[int, bool] = {}
-        self.judged: dict[int, bool] = {}
-        self.fallen = 0
-
-    def __call__(self, stage: str) -> None:
-        if self.progress is None:
-            return
-        clean = _mean(self.clean)
-        if stage == "clean":
-            self.progress("clean", len(self.clean), self.total, clean, None)
-        else:
-            done = len(self.judged) + self.fallen
-            robust = sum(self.judged.values()) / done if done else float("nan")
-            self.progress(f"attack {stage}", done, self.total, clean, robust)
 
 
 def _attack(
     folder: epath.Path,
     stage: Stage,
-    judge: _Judge,
+    judge: Judge,
     standing: list[int],
-    reporter: _ProgressReporter,
+    alone: list[int],
+    reporter: ProgressReporter,
 ) -> dict[int, bool]:
     """One attack on the images that stand, judged as they fall, all of it in `folder`.
+
+    The images that are left `alone` keep places in the first batch that is judged, and
+    what is found there is thrown away: on a CPU the last bit of a row's logits can depend
+    on its place in the batch, and records are to be what they have been.
 
     Returns:
       Whether each image stands, by index.
@@ -254,15 +158,24 @@ def _attack(
     attacked, judged = judge.known(folder / "attacked"), judge.known(folder / "judged")
     reporter.judged = judge.right(judged)
     waiting = [row for i, row in attacked.items() if i not in judged]
+    left_alone = set(alone)
+    if not judged:
+        waiting += [{"index": i, "image": judge.images_of([i])[0]} for i in alone]
 
     def judge_waiting(at_least: int) -> None:
         while len(waiting) >= at_least and waiting:
             batch = waiting[: judge.lanes.slots]
             del waiting[: judge.lanes.slots]
-            indices = [row["index"] for row in batch]
+            found = [row["index"] not in left_alone for row in batch]
+            if not any(found):
+                continue
             images = np.stack([row["image"] for row in batch])
-            _check_found(judge, batch, images)
-            reporter.judged |= judge.right(judge(folder / "judged", indices, images))
+            logits = judge.logits([row["index"] for row in batch], images)[found]
+            batch = [row for row, keep in zip(batch, found, strict=True) if keep]
+            _check_found(judge, batch, images[found])
+            indices = [row["index"] for row in batch]
+            rows = judge.record(folder / "judged", indices, logits)
+            reporter.judged |= judge.right(rows)
             reporter(stage.name)
 
     todo = [i for i in standing if i not in attacked]
@@ -323,7 +236,7 @@ def share_of_process(dataset: Dataset) -> Dataset:
     return take(dataset, range(jax.process_index(), len(dataset), jax.process_count()))
 
 
-def _check_found(judge: _Judge, rows: list[records.Row], images: np.ndarray) -> None:
+def _check_found(judge: Judge, rows: list[records.Row], images: np.ndarray) -> None:
     """Raises AttackError for an image that is outside its ball, or a search gone astray."""
     for row in rows:
         if int(row["nonfinite"]):
@@ -341,33 +254,5 @@ def _check_found(judge: _Judge, rows: list[records.Row], images: np.ndarray) -> 
         )
 
 
-@contextlib.contextmanager
-def _progress(progress: bool | OnProgress, total: int) -> Iterator[OnProgress | None]:
-    """What is told of progress: a bar, the user's own function, or nothing."""
-    if not isinstance(progress, bool):
-        yield progress
-        return
-    if not progress:
-        yield None
-        return
-    interactive = sys.stderr.isatty()
-    with tqdm(total=total, unit="image", mininterval=0.5 if interactive else 30) as bar:
-
-        def tell(stage, done, total, clean, robust):
-            del total
-            text = f"clean {100 * clean:.1f}%"
-            if robust is not None and robust == robust:
-                text = f"{stage.partition(' ')[2]}: {text}, robust {100 * robust:.1f}%"
-            bar.set_postfix_str(text, refresh=stage == "clean")
-            if stage != "clean":
-                bar.update(done - bar.n)
-
-        yield tell
-
-
 def _chunks(values: list[int], size: int) -> list[list[int]]:
     return [values[i : i + size] for i in range(0, len(values), size)]
-
-
-def _mean(right: dict[int, bool]) -> float:
-    return float(np.mean(list(right.values()))) if right else float("nan")

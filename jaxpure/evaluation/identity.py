@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpure.keys import Key
@@ -100,7 +101,7 @@ def describe(setup: Any, key: Key, batch_size: int) -> dict[str, Any]:
 
 def root_key(about: Mapping[str, Any]) -> Key:
     """The root key that `describe` wrote down."""
-    words = np.array(about["key"], np.uint32)
+    words = jnp.array(about["key"], jnp.uint32)
     return jax.random.wrap_key_data(words, impl=about["key_impl"])
 
 

@@ -285,8 +285,8 @@ class _Crew:
         entering[free] = True
         arguments = self.lanes.shard((entering, *self._entering(free, queue)))
         root = self.examples.root
-        slots = _enter(self.lanes.mesh)(*self.search, root, slots, *arguments)
-        return slots, occupied | entering
+        entered = _enter(self.lanes.mesh)(*self.search, root, slots, *arguments)
+        return entered, occupied | entering
 
     def _entering(self, free: np.ndarray, queue: deque[int]) -> tuple[np.ndarray, ...]:
         """Indices, images and labels of all slots, those of `free` from the queue.

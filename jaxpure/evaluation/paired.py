@@ -76,7 +76,7 @@ class Comparison(NamedTuple):
 
 PAIRED: dict[str, Callable[[Judged], np.ndarray]] = {
     "robust accuracy": lambda r: statistics.correct(r.logits, r.labels)[:, 0],
-    "worst of N": lambda r: statistics.correct(r.logits, r.labels).all(1),
+    "worst of N": lambda r: np.all(statistics.correct(r.logits, r.labels), axis=1),
     "clean accuracy": lambda r: statistics.correct(r.clean_logits, r.labels)[:, 0],
 }
 

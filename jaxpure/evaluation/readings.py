@@ -50,7 +50,7 @@ READINGS: dict[str, Reading] = {
     "worst_of_n": Reading(
         "worst of N",
         "right under every judging key",
-        lambda logits, labels: statistics.correct(logits, labels).all(1),
+        lambda logits, labels: np.all(statistics.correct(logits, labels), axis=1),
     ),
     "majority_vote": Reading(
         "majority vote",

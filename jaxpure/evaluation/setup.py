@@ -147,9 +147,10 @@ def _own_draws(stages: tuple[Stage, ...], rule: Any) -> int:
     1 for attacks in turn, whose verdicts do not add up, and for a transfer attack, whose
     draws are of another defense.
     """
-    if len(stages) > 1 or isinstance(rule, Transfer):
+    if isinstance(rule, Transfer):
         return 1
-    return stages[0].budget.verdict_draws
+    draws = [stage.budget.verdict_draws for stage in stages]
+    return draws[0] if len(draws) == 1 else 1
 
 
 def _denoiser(purifier: Any) -> Any:

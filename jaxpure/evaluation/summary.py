@@ -160,8 +160,9 @@ def _spent(result: Result) -> dict[str, int | None]:
     judged = 2 * len(result) * result.about["judging_keys"]
     each = result.about.get("denoiser_evaluations")
     in_attack = result.about.get("attack_denoiser_evaluations")
-    known = each is not None and in_attack is not None
-    evaluations = looks * in_attack + judged * each if known else None
+    evaluations = None
+    if each is not None and in_attack is not None:
+        evaluations = looks * in_attack + judged * each
     return {"purifications": looks + judged, "denoiser_evaluations": evaluations}
 
 

@@ -49,7 +49,7 @@ class Finding(NamedTuple):
         if self.ok:
             return f"ok    {self.rule}: {self.meaning}"
         more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        return f"FAIL  {self.rule}: {self.problems[0]}{more}"
+        return f"FAIL  {self.rule}: {next(iter(self.problems))}{more}"
 
 
 class Rule(NamedTuple):
@@ -321,11 +321,9 @@ def _agrees(ours: Any, theirs: Any) -> bool:
         )
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
         return len(ours) == len(theirs) and all(map(_agrees, ours, theirs))
-    if isinstance(ours, float) or isinstance(theirs, float):
-        try:
-            return bool(np.isclose(ours, theirs, rtol=1e-9, atol=1e-12))
-        except TypeError:
-            return False
+    numbers = (int, float)
+    if isinstance(ours, numbers) and isinstance(theirs, numbers):
+        return bool(np.isclose(ours, theirs, rtol=1e-9, atol=1e-12))
     return ours == theirs
 
 
@@ -403,7 +401,10 @@ def compatible(first: Result, second: Result, level: float = 0.01) -> list[Agree
             p, test = statistics.paired_gap(a, b).p_value, "McNemar on the same images"
         else:
             table = [[r.sum(), (~r).sum()] for r in (a, b)]
-            p, test = float(stats.fisher_exact(table)[1]), "Fisher on two samples"
+            p, test = (
+                float(np.asarray(stats.fisher_exact(table))[1]),
+                "Fisher on two samples",
+            )
         found.append(Agreement(name, a.mean(), b.mean(), p, test, True))
     return [each._replace(ok=each.p_value >= level / len(found)) for each in found]
 
@@ -411,6 +412,6 @@ def compatible(first: Result, second: Result, level: float = 0.01) -> list[Agree
 _BINARY: dict[str, Callable[[Result], np.ndarray]] = {
     "clean headline": lambda r: r.clean[:, 0],
     "headline": lambda r: r.robust[:, 0],
-    "worst of N": lambda r: r.robust.all(1),
+    "worst of N": lambda r: np.all(r.robust, axis=1),
     "majority vote": lambda r: statistics.majority_vote(r.logits, r.labels),
 }

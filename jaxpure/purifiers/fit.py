@@ -38,7 +38,7 @@ def fitting_schedule(
     if trained.is_continuous:
         chosen = _continuous_limit(schedule, step_rule)
     elif schedule is None:
-        chosen = trained.schedule or Linear()
+        chosen = _schedule(trained) or Linear()
     elif trained.schedule in (None, schedule):
         chosen = schedule
     else:
@@ -57,6 +57,11 @@ def fitting_schedule(
         )
     _tell_differences(trained, step_rule)
     return chosen
+
+
+def _schedule(trained: Trained) -> Schedule | None:
+    """The discrete schedule that the denoiser was trained on, where it is known."""
+    return None if isinstance(trained.schedule, str) else trained.schedule
 
 
 def _continuous_limit(schedule: Schedule | None, step_rule: StepRule | None) -> Schedule:

@@ -9,7 +9,6 @@ leaves that to the clean accuracy, so its evaluation s is the reference's s + 1.
 """
 
 import json
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,60 +16,54 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from filling import NoiseTable, fill, nhwc, sha256
+from drawn import NoiseTable, nhwc
 
-from jaxpure import randomness
-from jaxpure.attacks import BpdaEotHill, Pgd
+from jaxpure.attacks import L2, BpdaEotHill, Linf, Pgd
 from jaxpure.defenses import PurifiedClassifier
-from jaxpure.gradients import Bpda
-from jaxpure.types import register_pytree
+from jaxpure.keys import example_key
+from jaxpure.policy import PRESETS, attack_keys
+from jaxpure.pytrees import choose, pytree
+
+from . import reference
 
 FIXTURES = ["l_inf_def0", "l_inf_def6", "l_2_def0", "l_2_def6"]
 WITHOUT_VERIFICATION = pytest.mark.parametrize(
     "run", ["l_inf_def0", "l_2_def0"], indirect=True
 )
-NORMS = {"l_inf": "linf", "l_2": "l2"}
-POLICY = randomness.PRESETS["fresh"]
-SHAPES = {
-    "conv1.weight": (8, 1, 3, 3),
-    "conv1.bias": (8,),
-    "conv2.weight": (16, 8, 3, 3),
-    "conv2.bias": (16,),
-    "fc.weight": (10, 256),
-    "fc.bias": (10,),
-}
+POLICY = PRESETS["fresh"]
 
 
-def classify(weights, x):
-    """Two convolutions and an affine map, flattened channels first."""
+@pytree
+class TheirL2(L2):
+    """The L2 ball as the port projects into it: the distance plus 1e-10 divides."""
 
-    def conv(x, name, stride):
-        y = jax.lax.conv_general_dilated(
-            x[None],
-            weights[f"{name}.weight"],
-            (stride, stride),
-            ((1, 1), (1, 1)),
-            precision="highest",
-        )[0]
-        return jnp.tanh(y + weights[f"{name}.bias"][:, None, None])
+    def project(self, x, centre):
+        delta = x - centre
+        length = jnp.linalg.norm(delta.ravel())
+        factor = jnp.where(length > self.eps, self.eps / (length + 1e-10), 1)
+        return jnp.clip(centre + factor * delta, 0, 1)
 
-    h = (jnp.moveaxis(x, -1, 0) - 0.5) * 4
-    h = conv(conv(h, "conv1", 1), "conv2", 2).ravel()
-    product = jnp.matmul(weights["fc.weight"], h, precision="highest")
-    return 2 * product + weights["fc.bias"]
+
+BALLS = {"l_inf": Linf, "l_2": TheirL2}
 
 
 def purify(x, noise):
     return 0.5 + 0.9 * (x - 0.5) + 0.05 * jnp.sin(3 * x) + 0.15 * noise
 
 
-@partial(register_pytree, data_fields=["table"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree(eq=False)
 class ToyPurifier:
-    table: NoiseTable
+    """The reference's toy under BPDA: its value, the derivative of the identity.
+
+    Attributes:
+      table: its noise.
+    """
+
+    table: Any
 
     def __call__(self, key, x):
-        return purify(x, self.table(key))
+        purified = jax.lax.stop_gradient(purify(x, self.table(key)))
+        return purified + (x - jax.lax.stop_gradient(x))
 
 
 class Run(NamedTuple):
@@ -117,14 +110,11 @@ def run(request, golden, dtype):
     assert meta["purifier"].items() >= dict(s=0.15, g=0.9, k=0.05, w=3.0).items()
     assert meta["classifier"].items() >= dict(pre=4.0, scale=2.0, act="tanh").items()
 
-    weights = {name: fill(name, shape) for name, shape in SHAPES.items()}
-    assert sha256(weights) == meta["weights_sha256"]
-    weights = {name: jnp.asarray(w, dtype) for name, w in weights.items()}
-    classifier = jax.tree_util.Partial(classify, weights)
+    classifier = reference.classifier_of(meta, dtype)
 
     n = len(stored["y"])
     root = jax.random.key(0)
-    keys = jax.vmap(randomness.example_key, (None, 0))(root, jnp.arange(n))
+    keys = jax.vmap(example_key, (None, 0))(root, jnp.arange(n))
     purifier = ToyPurifier(tabulate(stored, keys, meta, dtype))
     suffix = {"float32": "f32", "float64": "f64"}[dtype]
     return Run(
@@ -133,7 +123,7 @@ def run(request, golden, dtype):
         jnp.asarray(nhwc(stored["x"]), dtype),
         jnp.asarray(stored["y"], jnp.int32),
         nhwc(stored["noise_attack"]),
-        PurifiedClassifier(Bpda(purifier), classifier),
+        PurifiedClassifier(purifier, classifier),
         classifier,
         nhwc(stored[f"x_adv_seq_{suffix}"]),
         nhwc(stored[f"grad_seq_{suffix}"]),
@@ -149,7 +139,7 @@ def tabulate(stored, keys, meta, dtype):
 
     def keys_of(role, draws):
         def of(key, step):
-            return randomness.attack_keys(POLICY, role, key, step, draws)
+            return attack_keys(POLICY, role, key, step, draws)
 
         return jax.jit(jax.vmap(jax.vmap(of, (None, 0)), (0, None)))(keys, evaluations)
 
@@ -167,54 +157,50 @@ def tabulate(stored, keys, meta, dtype):
 
 
 @jax.jit
-def run_through(attack, states, calls):
-    """The states after, and those before each call of `step`, without their keys.
+def run_through(attack, objective, ball, states, calls):
+    """The states after, and those before each call of `step`, without their examples.
 
     Images that are done stay as they are, as the engine leaves them.
     """
 
     def one(state):
-        return randomness.choose(state.done, state, attack.step(state))
+        return choose(state.progress.done, state, attack.step(objective, ball, state))
 
     def body(states, _):
-        return jax.vmap(one)(states), states._replace(key=None)
+        return jax.vmap(one)(states), states._replace(example=None)
 
     last, before = jax.lax.scan(body, states, calls)
-    return last._replace(key=None), before
+    return last._replace(example=None), before
 
 
 def trace(attack, run):
     """All states of the attack as numpy arrays, stacked: `(calls + 1, n, ...)`."""
-    states = jax.vmap(attack.init)(run.keys, run.x, run.y)
-    last, before = run_through(attack, states, jnp.arange(attack.max_steps))
+    objective, ball = attack.objective(run.defense, POLICY), ball_of(run.meta)
+    init = jax.vmap(partial(attack.init, objective, ball))
+    calls = jnp.arange(attack.budget(objective).calls)
+    states = init(run.keys, run.x, run.y)
+    last, before = run_through(attack, objective, ball, states, calls)
     return jax.tree.map(lambda a, b: np.append(a, b[None], 0), before, last)
 
 
-def tolerance_of(run, dtype):
-    if dtype == "float32":
-        return 1e-5
-    # In L2 the reference divides by the distance plus 1e-10, at every step.
-    return {"l_inf": 1e-14, "l_2": 1e-9}[run.meta["norm"]]
+TOLERANCE = {"float32": 1e-5, "float64": 1e-14}
 
 
-def ball(meta):
-    """The options that every attack has, as the reference set them."""
+def ball_of(meta):
+    return BALLS[meta["norm"]](meta["eps"])
+
+
+def steps_of(meta):
+    """The options that both attacks have, as the reference set them."""
     return dict(
-        eps=meta["eps"],
         step_size=meta["eta"],
         num_steps=meta["adv_steps"],
-        norm=NORMS[meta["norm"]],
         eot_samples=meta["eot_attack_reps"],
     )
 
 
 def hill(run):
-    return BpdaEotHill.create(
-        run.defense,
-        POLICY,
-        **ball(run.meta),
-        verify_samples=run.meta["eot_defense_reps"],
-    )
+    return BpdaEotHill(**steps_of(run.meta), verify_samples=run.meta["eot_defense_reps"])
 
 
 def test_the_toy_is_the_references(run):
@@ -237,44 +223,48 @@ def test_attack_is_the_references(run, dtype):
     attack = hill(run)
     states = trace(attack, run)
     last = jax.tree.map(lambda a: a[-1], states)
-    assert last.done.all()
+    progress, evaluated = last.progress, states.progress.evaluations
+    assert progress.done.all()
 
     # Who has fallen, after every evaluation.
     evaluations = np.arange(run.meta["adv_steps"] + 1)[:, None]
-    defended = (last.broken_at < 0) | (evaluations < last.broken_at)
+    defended = (progress.broken_at < 0) | (evaluations < progress.broken_at)
     np.testing.assert_array_equal(defended, run.defended[1:])
     assert 0 < np.sum(run.defended[-1]) < len(run.x)
 
     # Who was looked at twice, and when.
-    begun = np.argwhere((states.verified == 0) & ~states.done)
-    verified = {(int(states.step[call, i]) + 1, int(i)) for call, i in begun}
+    begun = np.argwhere((states.verified == 0) & ~states.progress.done)
+    verified = {(int(evaluated[call, i]) + 1, int(i)) for call, i in begun}
     assert verified == run.verified
 
     # Every iterate until then, and the result.
-    tolerance = tolerance_of(run, dtype)
-    moving = (states.verified == -1) & ~states.done
+    tolerance = TOLERANCE[dtype]
+    moving = (states.verified == -1) & ~states.progress.done
     seen = 0
     for call, i in np.argwhere(moving):
-        want = run.iterates[states.step[call, i], i]
+        want = run.iterates[evaluated[call, i], i]
         np.testing.assert_allclose(states.x[call, i], want, rtol=0, atol=tolerance)
         seen += 1
-    assert seen == np.sum(last.step)
-    np.testing.assert_allclose(last.adversarial, run.adversarial, rtol=0, atol=tolerance)
-    steps = np.where(last.broken_at < 0, len(evaluations), last.broken_at + 1)
-    np.testing.assert_array_equal(last.step, steps)
-    assert not last.bad_gradients.any() and not last.zero_gradients.any()
+    assert seen == np.sum(progress.evaluations)
+    found = progress.adversarial
+    np.testing.assert_allclose(found, run.adversarial, rtol=0, atol=tolerance)
+    steps = np.where(
+        progress.broken_at < 0, len(evaluations), progress.broken_at + 1
+    )
+    np.testing.assert_array_equal(progress.evaluations, steps)
+    assert not progress.bad_gradients.any() and not progress.zero_gradients.any()
 
 
 @WITHOUT_VERIFICATION
 def test_gradients_are_the_references_up_to_a_factor(run, dtype):
-    objective = hill(run).objective
+    objective = hill(run).objective(run.defense, POLICY)
     draws = run.meta["eot_attack_reps"]
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None, 0, 0))
     def gradients(key, step, x, y):
-        keys = randomness.attack_keys(POLICY, "gradient", key, step, draws)
-        return objective.gradient(keys, x, y)[0]
+        keys = attack_keys(POLICY, "gradient", key, step, draws)
+        return objective.gradient(keys, x, y).gradient
 
     got = np.stack(
         [
@@ -296,15 +286,13 @@ def test_pgd_on_mean_logits_makes_the_same_updates(run, dtype):
     The reference keeps moving images that have fallen. The draws by which PGD compares
     its iterates are not in the table, hence NaN; they must not touch its path.
     """
-    attack = Pgd.create(
-        run.defense, POLICY, **ball(run.meta), average="logits", random_start=False
-    )
+    attack = Pgd(**steps_of(run.meta), average="logits", random_start=False)
     states = trace(attack, run)
     np.testing.assert_array_equal(
-        states.step, np.repeat(np.arange(12)[:, None], len(run.x), 1)
+        states.progress.evaluations, np.repeat(np.arange(12)[:, None], len(run.x), 1)
     )
     np.testing.assert_allclose(
-        states.x[:-1], run.iterates, rtol=0, atol=tolerance_of(run, dtype)
+        states.x[:-1], run.iterates, rtol=0, atol=TOLERANCE[dtype]
     )
-    assert states.done[-1].all()
-    assert not states.bad_gradients[-1].any()
+    progress = states.progress
+    assert progress.done[-1].all() and not progress.bad_gradients[-1].any()

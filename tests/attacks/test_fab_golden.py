@@ -1,19 +1,18 @@
 """FAB-T against auto-attack's: minimum norms, images, paths, and who falls at eps."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from filling import nhwc
+from drawn import nhwc
 
-from jaxpure import randomness
 from jaxpure.attacks import Fab
+from jaxpure.policy import PRESETS
+from jaxpure.pytrees import choose
 
-from . import toys
+from . import reference
 
-POLICY = randomness.PRESETS["fresh"]
+POLICY = PRESETS["fresh"]
 FOLLOWED = 4  # images whose path is stored
 
 
@@ -28,25 +27,40 @@ def cases(quick):
 CASE = ("norm", "classifier", "dtype")
 
 
-def fab(toy, eps, num_steps=100):
-    norm = toy.meta["norm"].lower()
-    return Fab.create(toy.defense, POLICY, eps=eps, num_steps=num_steps, norm=norm)
+def follow(problem, eps, calls, num_steps=100, first_run=0):
+    """The last states and a few paths, as numpy arrays."""
+    attack = Fab(num_steps=num_steps)
+    objective = attack.objective(problem.defense, POLICY)
+    calls = jnp.arange(attack.budget(objective).calls if calls is None else calls)
+    rows = problem.keys, problem.x, problem.y
+    found = run_through(attack, objective, problem.ball(eps), *rows, first_run, calls)
+    return jax.tree.map(np.asarray, found)
 
 
 @jax.jit
-def run_through(attack, keys, x, y, first_run, calls):
+def run_through(attack, objective, ball, keys, x, y, first_run, calls):
     """States after `calls` steps from the run of that number on; and a few's `x`."""
 
     def begin(key, x, y):
-        state = attack.init(key, x, y)
+        state = attack.init(objective, ball, key, x, y)
         return state._replace(count=jnp.full_like(state.count, first_run))
 
+    def one(state):
+        return choose(state.progress.done, state, attack.step(objective, ball, state))
+
     def body(states, _):
-        states = jax.vmap(lambda s: randomness.choose(s.done, s, attack.step(s)))(states)
+        states = jax.vmap(one)(states)
         return states, states.x[:FOLLOWED]
 
     last, path = jax.lax.scan(body, jax.vmap(begin)(keys, x, y), calls)
-    return last._replace(key=()), path
+    return last._replace(example=()), path
+
+
+@jax.jit
+def misclassified(defense, images, y):
+    """Of images `(calls, n, H, W, C)`, which are: `(calls, n)`."""
+    one = jax.vmap(lambda x, y: jnp.argmax(defense(jax.random.key(0), x)) != y)
+    return jax.lax.map(lambda x: one(x, y), images)
 
 
 def check_norms(got, want, dtype):
@@ -68,30 +82,30 @@ def test_minimum_norms_are_the_references(golden, norm, classifier, dtype, rank)
     stored = golden(f"attack_fab_{norm}_{classifier}")
     name = f"t{rank}_{dtype.replace('float', 'f')}"
     with jax.enable_x64(dtype == "float64"):
-        toy = toys.load(stored, dtype)
-        run = partial(run_through, keys=toy.keys, x=toy.x, y=toy.y, first_run=rank - 2)
-        last, path = run(fab(toy, 0.0), calls=jnp.arange(101))
-        early, _ = run(fab(toy, 0.0, 5), calls=jnp.arange(6))
-        last, path, early, toy = jax.tree.map(
-            np.asarray, (last, path, early, toy._replace(keys=()))
-        )
+        problem = reference.load(stored, dtype)
+        last, path = follow(problem, 0.0, 101, first_run=rank - 2)
+        early, _ = follow(problem, 0.0, 6, num_steps=5, first_run=rank - 2)
+        x, progress = np.asarray(problem.x), last.progress
+        if f"x1_traj_{name}" in stored:
+            # Theirs is written down before a misclassified iterate goes back.
+            want = nhwc(stored[f"x1_traj_{name}"])
+            shown = jnp.asarray(want[:, :FOLLOWED], dtype)
+            wrong = misclassified(problem.defense, shown, problem.y[:FOLLOWED])
+            wrong = np.asarray(wrong)[..., None, None, None]
     np.testing.assert_array_equal(np.isfinite(last.distance), stored[f"fooled_{name}"])
     check_norms(last.distance, stored[f"norm_{name}"], dtype)
     check_norms(early.distance, stored[f"norm_5iter_{name}"], dtype)
     # Nothing lies in a ball without radius: the result is the clean image.
-    np.testing.assert_array_equal(last.adversarial, toy.x)
-    assert (last.broken_at == -1).all()
+    np.testing.assert_array_equal(progress.adversarial, x)
+    assert (progress.broken_at == -1).all()
 
     if dtype == "float64":
         x_adv = nhwc(stored[f"x_adv_{name}"])
         np.testing.assert_allclose(last.nearest[: len(x_adv)], x_adv, rtol=0, atol=1e-7)
     if f"x1_traj_{name}" in stored:
-        # Theirs is written down before a misclassified iterate goes back.
-        want = nhwc(stored[f"x1_traj_{name}"])
-        clean, found = toy.x[:FOLLOWED], path[1 : 1 + len(want)]
-        gone_back = np.abs(clean + (found - clean) / 0.9 - want).max((2, 3, 4))
-        stayed = np.abs(found - want).max((2, 3, 4))
-        error = np.minimum(gone_back, stayed).max()
+        clean, found = x[:FOLLOWED], path[1 : 1 + len(want)]
+        gone_back = np.where(wrong, clean + 0.9 * (want - clean), want)
+        error = np.abs(found - gone_back).max()
         assert error < {"float64": 1e-7, "float32": 1e-5}[dtype]
 
 
@@ -103,15 +117,13 @@ def test_the_same_images_fall(golden, norm, classifier, dtype):
     stored = golden(f"attack_fab_{norm}_{classifier}")
     name = dtype.replace("float", "f")
     with jax.enable_x64(dtype == "float64"):
-        toy = toys.load(stored, dtype)
-        attack = fab(toy, toy.meta["eps"])
-        calls = jnp.arange(attack.max_steps)
-        last, _ = run_through(attack, toy.keys, toy.x, toy.y, 0, calls)
-        last, x = jax.tree.map(np.asarray, (last, toy.x))
-    assert last.done.all()
-    fallen = last.broken_at >= 0
+        problem = reference.load(stored, dtype)
+        last, _ = follow(problem, None, None)
+        x, eps, progress = np.asarray(problem.x), problem.meta["eps"], last.progress
+    assert progress.done.all()
+    fallen = progress.broken_at >= 0
     np.testing.assert_array_equal(fallen, stored[f"success_{name}"])
     check_norms(last.distance[fallen], stored[f"norm_{name}"][fallen], dtype)
-    assert (last.distance[~fallen] > toy.meta["eps"]).all()
-    np.testing.assert_array_equal(last.adversarial[~fallen], x[~fallen])
-    np.testing.assert_array_equal(last.adversarial[fallen], last.nearest[fallen])
+    assert (last.distance[~fallen] > eps).all()
+    np.testing.assert_array_equal(progress.adversarial[~fallen], x[~fallen])
+    np.testing.assert_array_equal(progress.adversarial[fallen], last.nearest[fallen])

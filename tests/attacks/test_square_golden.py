@@ -1,16 +1,15 @@
 """Square attack against auto-attack's: as many images fall, after as many queries."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpure import randomness
-from jaxpure.attacks import Square
+from jaxpure.attacks import Square, search
+from jaxpure.policy import PRESETS
 
-from . import toys
+from . import reference
 
-POLICY = randomness.PRESETS["replay"]
+POLICY = PRESETS["replay"]
 
 
 def cases():
@@ -23,33 +22,22 @@ def cases():
 
 
 @jax.jit
-def run(attack, keys, x, y, limit):
-    """The states when all are done, without their keys."""
-
-    def going(carry):
-        states, calls = carry
-        return ~jnp.all(states.done) & (calls < limit)
-
-    def body(carry):
-        states, calls = carry
-        stepped = jax.vmap(attack.step)(states)
-        return jax.vmap(randomness.choose)(states.done, states, stepped), calls + 1
-
-    states, _ = jax.lax.while_loop(going, body, (jax.vmap(attack.init)(keys, x, y), 0))
-    return states._replace(key=())
+def run(attack, objective, ball, keys, x, y):
+    """What the attack keeps in the end."""
+    return jax.vmap(lambda *example: search(attack, objective, ball, *example))(keys, x, y)
 
 
 @pytest.mark.parametrize(("norm", "classifier", "eps"), list(cases()))
 def test_as_many_images_fall(golden, norm, classifier, eps):
     stored = golden(f"attack_square_{norm}_{classifier}")
-    toy = toys.load(stored, "float32")
+    problem = reference.load(stored, "float32")
     radius = np.unique(stored["eps"])[eps]
     runs = stored["eps"] == radius
     queries = {"Linf": 5000, "L2": 1000}[norm]
-    attack = Square.create(
-        toy.defense, POLICY, eps=float(radius), num_queries=queries, norm=norm.lower()
-    )
-    last = run(attack, toy.keys, toy.x, toy.y, attack.max_steps)
+    attack = Square(num_queries=queries)
+    objective = attack.objective(problem.defense, POLICY)
+    ball = problem.ball(radius)
+    last = run(attack, objective, ball, problem.keys, problem.x, problem.y)
     assert last.done.all()
     fallen = np.asarray(last.broken_at >= 0)
     assert abs(np.sum(fallen) - stored["success"][runs].sum(1).mean()) <= 3
@@ -60,7 +48,7 @@ def test_as_many_images_fall(golden, norm, classifier, eps):
     ours = np.median(last.broken_at[fallen])
     assert theirs / 2.5 < ours < theirs * 2.5
 
-    change = np.asarray(last.adversarial - toy.x, np.float64).reshape(len(fallen), -1)
+    change = np.asarray(last.adversarial - problem.x, np.float64).reshape(len(fallen), -1)
     length = {"Linf": np.abs(change).max(1), "L2": np.linalg.norm(change, axis=1)}[norm]
     assert length.max() <= radius * (1 + 1e-5)
     assert np.median(length) > radius * (1 - 1e-3)  # on the edge, where no pixel is cut

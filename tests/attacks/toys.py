@@ -1,112 +1,175 @@
-"""The small classifiers that the reference attacks were run on, and their images."""
+"""The defenses that attack tests share, whose truth is known or whose steps are cheap."""
 
-import json
-from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from filling import fill, nhwc, normal, sha256, uniform
 
-from jaxpure import randomness
+from jaxpure import attacks
 from jaxpure.defenses import PurifiedClassifier
-from jaxpure.purifiers import Identity
+from jaxpure.keys import example_key, noise_at, part
+from jaxpure.policy import PRESETS, judging_keys, parse_policy
+from jaxpure.pytrees import pytree
 
-ACTIVATIONS = {"tanh": jnp.tanh, "relu": lambda x: jnp.maximum(x, 0)}
-COUNT = 64
-
-
-def classify(act: str, pre: float, scale: float, weights, x: jax.Array) -> jax.Array:
-    """Two convolutions and an affine map, flattened channels first."""
-
-    def conv(x, name, stride):
-        y = jax.lax.conv_general_dilated(
-            x[None],
-            weights[f"{name}.weight"],
-            (stride, stride),
-            ((1, 1), (1, 1)),
-            precision="highest",
-        )[0]
-        return ACTIVATIONS[act](y + weights[f"{name}.bias"][:, None, None])
-
-    h = (jnp.moveaxis(x, -1, 0) - 0.5) * pre
-    h = conv(conv(h, "conv1", 1), "conv2", 2).ravel()
-    product = jnp.matmul(weights["fc.weight"], h, precision="highest")
-    return scale * product + weights["fc.bias"]
+SHAPE = (4, 4, 2)
+SIZE = 32
+CLASSES = 5
+PARTS = ("forward", "reverse")
+EPS = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "flow": 0.3}
+"""Radii at which these defenses are hard, but not impossible, to break."""
 
 
-class Toy(NamedTuple):
-    """A fixture's problem: what was attacked, and with what settings.
+def identity(key: Any, x: jax.Array) -> jax.Array:
+    del key
+    return x
+
+
+def undefended(classifier: Any) -> PurifiedClassifier:
+    """A classifier without a purifier."""
+    return PurifiedClassifier(jax.tree_util.Partial(identity), classifier)
+
+
+class States(NamedTuple):
+    """What `trajectory` gives; see `purifiers.Trajectory`."""
+
+    purified: jax.Array
+    noised: jax.Array
+    denoised: jax.Array
+
+
+@pytree(eq=False)
+class Noisy:
+    """A purifier of the least kind, with two parts of noise and states on the way.
 
     Attributes:
-      meta: the reference's settings.
-      keys: `(n,)` keys for the examples.
-      x, y: `(n, H, W, C)` images and their `(n,)` labels.
-      x_init: `(n, H, W, C)` where the reference's APGD began.
-      defense: the classifier, undefended.
+      strength: of its noise.
     """
 
-    meta: dict
-    keys: jax.Array
-    x: jax.Array
-    y: jax.Array
-    x_init: jax.Array
-    defense: Any
+    strength: Any
+
+    @property
+    def noise_parts(self) -> tuple[str, ...]:
+        return PARTS
+
+    def __call__(self, key: Any, x: jax.Array) -> jax.Array:
+        return self.trajectory(key, x).purified
+
+    def trajectory(self, key: Any, x: jax.Array) -> States:
+        forward, backward = (noise_at(part(key, name), 0, x) for name in PARTS)
+        purified = x + self.strength * (forward + x * backward)
+        levels = jnp.arange(4.0)[:, None, None, None] / 4
+        noised = x[None] + levels[::-1] * self.strength * forward[None]
+        return States(purified, noised, purified[None] - levels[::-1] * jnp.sin(x)[None])
 
 
-def undefended(meta: dict, dtype: str) -> PurifiedClassifier:
-    """A fixture's classifier, without a purifier."""
-    config = meta["classifier"]
-    channels, height, width = config["shape"]
-    first, second = config["ch"]
-    shapes = {
-        "conv1.weight": (first, channels, 3, 3),
-        "conv1.bias": (first,),
-        "conv2.weight": (second, first, 3, 3),
-        "conv2.bias": (second,),
-        "fc.weight": (10, second * (height // 2) * (width // 2)),
-        "fc.bias": (10,),
-    }
-    tensors = {name: fill(name, shape) for name, shape in shapes.items()}
-    assert sha256(tensors) == meta["weights_sha256"]
-    # A static function: tanh or relu, and the two scales, are part of the program.
-    function = partial(classify, config["act"], config["pre"], config["scale"])
-    weights = {name: jnp.asarray(w, dtype) for name, w in tensors.items()}
-    classifier = jax.tree_util.Partial(function, weights)
-    return PurifiedClassifier(Identity(), classifier)
+def bent(weights: Any, x: jax.Array) -> jax.Array:
+    """Logits of a classifier that is linear in `tanh` of the pixels."""
+    return weights @ jnp.tanh(2 * x.reshape(-1) - 1)
 
 
-def load(stored: Mapping[str, np.ndarray], dtype: str) -> Toy:
-    """The problem of a fixture; images that it leaves out are drawn again."""
-    meta = json.loads(str(stored["meta"]))
-    channels, height, width = meta["classifier"]["shape"]
-    name = {1: "gray8", 3: "rgb16"}[channels]
-    shape = (COUNT, channels, height, width)
-    x = uniform(f"attack_x_{name}", 0, 1, shape)
-    np.testing.assert_array_equal(x[: len(stored["x"])], stored["x"])
-    x_init = start(meta["norm"], name, x, float(np.ravel(stored["eps"])[0]))
-    if "x_init" in stored:
-        given = stored["x_init"]
-        np.testing.assert_allclose(x_init[: len(given)], given, rtol=0, atol=1e-7)
-        x_init[: len(given)] = given
-    root = jax.random.key(0)
-    return Toy(
-        meta,
-        jax.vmap(randomness.example_key, (None, 0))(root, jnp.arange(COUNT)),
-        jnp.asarray(nhwc(x), dtype),
-        jnp.asarray(stored["y"], jnp.int32),
-        jnp.asarray(nhwc(x_init), dtype),
-        undefended(meta, dtype),
+def bent_classifier(seed: int = 0, classes: int = CLASSES, scale: float = 1.0) -> Any:
+    weights = np.random.default_rng(seed).normal(size=(classes, SIZE))
+    return jax.tree_util.Partial(bent, jnp.asarray(scale * weights, jnp.float32))
+
+
+PURIFIER = Noisy(0.05)
+DEFENSE = PurifiedClassifier(PURIFIER, bent_classifier())
+UNDEFENDED = undefended(bent_classifier())
+
+
+def failing(kind: Any, x: jax.Array) -> jax.Array:
+    """Logits in one of four ways of being of no use to an attack; right for label 0."""
+    sound = jnp.arange(CLASSES, 0, -1, dtype=x.dtype)
+    return jax.lax.switch(
+        kind,
+        [
+            lambda: sound * jnp.nan * jnp.mean(x),
+            lambda: sound * jnp.inf * jnp.mean(x),
+            lambda: sound + jnp.sqrt(jnp.abs(x - jax.lax.stop_gradient(x))).sum(),
+            lambda: sound + 0 * x.sum(),
+        ],
     )
 
 
-def start(norm: str, name: str, x: np.ndarray, eps: float) -> np.ndarray:
-    """Where the reference began: on the ball's edge, in float32."""
-    tag = f"attack_init_{norm}_{name}"
-    noise = uniform(tag, -1, 1, x.shape) if norm == "Linf" else normal(tag, x.shape)
-    flat = noise.reshape(len(x), -1)
-    length = np.abs(flat).max(1) if norm == "Linf" else np.linalg.norm(flat, axis=1)
-    point = x + eps * noise / length[:, None, None, None]
-    return np.clip(point, 0, 1).astype(np.float32)
+FAILURES = ("nan", "infinite", "infinite slope", "flat")
+
+
+def failing_defense(kind: str) -> PurifiedClassifier:
+    number = jnp.int32(FAILURES.index(kind))
+    return PurifiedClassifier(Noisy(0.0), jax.tree_util.Partial(failing, number))
+
+
+def margin_of(weights: Any, bias: Any, x: jax.Array) -> jax.Array:
+    """Two classes; label 1 has the margin `weights . x + bias`."""
+    margin = weights @ x.ravel() + bias
+    return jnp.stack([-margin / 2, margin / 2])
+
+
+def plane(distance: float, norm: str, seed: int = 0, shape: tuple[int, ...] = (3, 2, 2)):
+    """`(image, defense, unit)`: label 1 there, class 0 beyond `distance` along -unit.
+
+    `unit` is the steepest direction of unit length in the norm.
+    """
+    random = np.random.default_rng(seed)
+    x = random.uniform(0.4, 0.6, shape).astype(np.float32)
+    weights = random.normal(size=x.size).astype(np.float32)
+    unit = {
+        "linf": np.sign(weights),
+        "l2": weights / np.linalg.norm(weights),
+        "l1": np.sign(weights) * (np.abs(weights) == np.abs(weights).max()),
+    }[norm]
+    bias = jnp.float32(distance * (weights @ unit) - weights @ x.ravel())
+    classifier = jax.tree_util.Partial(margin_of, jnp.asarray(weights), bias)
+    return x, undefended(classifier), unit.reshape(shape)
+
+
+def image(seed: int = 0, low: float = 0.0, high: float = 1.0, shape=SHAPE) -> jax.Array:
+    random = np.random.default_rng(seed)
+    return jnp.asarray(random.uniform(low, high, shape).astype(np.float32))
+
+
+def policy(text: str):
+    return parse_policy(text, PARTS)
+
+
+def example(seed: int, defense: Any = DEFENSE) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`(key, image, label)`: the label that the defense gives under judging key 0."""
+    key, x = example_key(jax.random.key(0), seed), image(seed)
+    return key, x, predicted(defense, key, x)
+
+
+@jax.jit
+def predicted(defense: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+    """The class under judging key 0 of this example, where noise is replayed."""
+    judging = judging_keys(PRESETS["replay"], key, 1)
+    return jnp.argmax(defense(judging[0], x)).astype(jnp.int32)
+
+
+@jax.jit
+def _to_its_end(attack: Any, objective: Any, ball: Any, key, x, label):
+    def going(carry):
+        state, calls = carry
+        return ~state.progress.done & (calls < attack.budget(objective).calls)
+
+    def body(carry):
+        state, calls = carry
+        return attack.step(objective, ball, state), calls + 1
+
+    return jax.lax.while_loop(going, body, (attack.init(objective, ball, key, x, label), 0))
+
+
+def stages(attack: Any, defense: Any, policy_text: str = "fresh"):
+    """The stages of an attack on a defense."""
+    return attacks.cascade(attack, "attack", defense, policy(policy_text))
+
+
+def final(attack: Any, defense: Any, ball: Any, key, x, label, policy_text="fresh"):
+    """The final state of a single attack, checked to be one within its budget."""
+    objective = attack.objective(defense, policy(policy_text))
+    state, calls = _to_its_end(
+        attack, objective, ball, key, jnp.asarray(x), jnp.asarray(label, jnp.int32)
+    )
+    assert bool(state.progress.done)
+    assert int(calls) <= attack.budget(objective).calls
+    return state

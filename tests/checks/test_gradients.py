@@ -1,18 +1,17 @@
 """The gradient check against derivatives that are right, wrong, zero and approximate."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxpure.gradient_check import check_gradient
 
-from jaxpure import gradients, purifiers, randomness
+from jaxpure import gradients, keys, purifiers
+from jaxpure.checks import check_gradient
 from jaxpure.defenses import PurifiedClassifier
-from jaxpure.diffusion import Ddpm, linear
+from jaxpure.diffusion import Linear
 
 SHAPE = (4, 4, 1)
+EXACT = gradients.Exact()
 
 
 def denoise(a, x, t):
@@ -24,7 +23,7 @@ def classify(weights, x):
 
 
 def noisy(key, x):
-    return x + 0.1 * randomness.noise_at(key, 0, x)
+    return x + 0.1 * keys.noise_at(key, 0, x)
 
 
 @jax.custom_vjp
@@ -35,7 +34,7 @@ def doubled(x):
 doubled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (2 * g * jnp.cos(x),))
 
 
-def defenses(purifier, rule=gradients.exact):
+def defenses(purifier, rule=EXACT):
     weights = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     classifier = jax.tree_util.Partial(classify, jnp.asarray(weights))
     return [PurifiedClassifier(p, classifier) for p in (rule(purifier), purifier)]
@@ -43,10 +42,10 @@ def defenses(purifier, rule=gradients.exact):
 
 def diffpure():
     denoiser = jax.tree_util.Partial(denoise, jnp.float32(0.7))
-    return purifiers.DiffPure.create(denoiser, linear(100), t_star=7, step_rule=Ddpm())
+    return purifiers.DiffPure(denoiser, t_star=7, schedule=Linear(100))
 
 
-def check(purifier, rule=gradients.exact):
+def check(purifier, rule=EXACT):
     x = np.random.default_rng(1).uniform(size=SHAPE).astype(np.float32)
     return check_gradient(
         *defenses(purifier, rule), jax.random.key(0), x, 1, num_segments=3
@@ -63,7 +62,7 @@ def test_an_exact_gradient_is_the_derivative_in_every_segment():
 
 @pytest.mark.parametrize(
     "rule",
-    [gradients.bpda, partial(gradients.surrogate, cheap=purifiers.Identity())],
+    [gradients.Bpda(), gradients.Surrogate(purifiers.Identity())],
 )
 def test_an_approximation_is_told_by_its_error(rule):
     found = check(diffpure(), rule)

@@ -49,7 +49,7 @@ def test_revpure_has_no_forward_phase():
 def test_what_has_no_path_is_told_so():
     with pytest.raises(ValueError, match="Identity has no path"):
         denoising.path(Identity(), KEY, X)
-    twice = DiffPure.create(PURIFIER.denoiser, toys.SCHEDULE, t_star=5, rounds=2)
+    twice = DiffPure(PURIFIER.denoiser, t_star=5, schedule=toys.SCHEDULE, rounds=2)
     with pytest.raises(ValueError, match="rounds=1"):
         denoising.path(twice, KEY, X)
 

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpure.diffusion import Ddpm, linear
+from jaxpure.diffusion import Ddpm, Linear
 from jaxpure.dissect.draws import noise_at, part
 from jaxpure.purifiers import DiffPure, RevPure
 
 SHAPE = (4, 3, 2)
 SIZE = 24
-SCHEDULE = linear(100)
+SCHEDULE = Linear(100)
 
 
 def matrix(seed: int = 0, size: int = SIZE) -> np.ndarray:
@@ -45,7 +45,7 @@ def gaussian_denoiser(mean: jax.Array, deviation: jax.Array):
 def gaussian_purifier(mean, deviation, *, t_star: int = 20, forward: bool = True):
     kind = DiffPure if forward else RevPure
     denoiser = gaussian_denoiser(mean, deviation)
-    return kind.create(denoiser, SCHEDULE, t_star=t_star, step_rule=Ddpm())
+    return kind(denoiser, t_star=t_star, step_rule=Ddpm(), schedule=SCHEDULE)
 
 
 def gaussian_gain(deviation: np.ndarray, t_star: int, forward: bool = True) -> np.ndarray:

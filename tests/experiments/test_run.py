@@ -79,7 +79,7 @@ def test_leaves_everything(replay):
     assert summary["robust_accuracy"]["value"] == pytest.approx(headline)
     assert (records["linf"] <= summary["eps"] + 1e-6).all()
     config = json.loads((replay / "config.json").read_text())
-    assert config["config"]["purifier"]["t_star"] == 3
+    assert config["config"]["purifier"] == "diffpure(t_star=3)"
     assert config["versions"]["jax"] and config["devices"]
     page = (replay / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
@@ -96,7 +96,7 @@ def test_counts_what_was_spent(replay):
 def test_killed_three_times_is_the_same_as_unbroken(replay, tmp_path):
     workdir = tmp_path / "killed"
     arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
-    folders = ("undefended/clean", "defended/clean", "defended/judged")
+    folders = ("undefended/clean", "defended/clean", "defended/stages/0-pgd/judged")
     for signum, folder in zip(
         (signal.SIGKILL, signal.SIGINT, signal.SIGTERM), folders, strict=True
     ):
@@ -108,8 +108,8 @@ def test_killed_three_times_is_the_same_as_unbroken(replay, tmp_path):
             time.sleep(0.02)
         process.send_signal(signum)
         output, _ = process.communicate(timeout=60)
-        if signum != signal.SIGKILL and process.returncode:
-            assert "goes on from here" in output
+        if signum != signal.SIGKILL:
+            assert process.returncode == 130 and "goes on from here" in output
     for part in list((workdir / "records/defended/clean").glob("part-*"))[:1]:
         part.write_bytes(part.read_bytes()[:-40])  # cut short by something else
     code, output = run("run", *arguments)
@@ -117,21 +117,34 @@ def test_killed_three_times_is_the_same_as_unbroken(replay, tmp_path):
     same_results(replay, workdir)
 
 
-def test_devices_do_not_matter(replay, tmp_path):
-    arguments = ("--config=digits_bpda_replay", f"--workdir={tmp_path}", *TINY)
-    code, output = run("run", *arguments, devices=8)
+def with_devices(count: int, workdir: pathlib.Path) -> None:
+    arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
+    code, output = run("run", *arguments, devices=count)
     assert code == 0, output
-    assert json.loads((tmp_path / "summary.json").read_text())["num_devices"] == 8
+    assert json.loads((workdir / "summary.json").read_text())["num_devices"] == count
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_devices_do_not_matter(replay, tmp_path, count):
+    with_devices(count, tmp_path)
     same_results(replay, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [4, 5])
+def test_some_counts_of_devices_round_otherwise(replay, tmp_path, count):
+    """A process of 4 or 5 CPU devices may differ in the last bits of logits alone."""
+    with_devices(count, tmp_path)
+    one, other = (np.load(d / "adversarial.npz") for d in (replay, tmp_path))
+    np.testing.assert_allclose(one["clean_logits"], other["clean_logits"], atol=2e-6)
 
 
 TWO_PROCESSES = """
 import sys, jax
 port, process, *arguments = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", 2, int(process))
-from experiments import config, program, run
-sys.argv = ["run.py", *arguments]
-program.launch(run.main, config.RunConfig, sys.argv)
+from experiments import run
+sys.exit(run.command(arguments))
 """
 
 
@@ -147,7 +160,9 @@ def test_processes_do_not_matter(replay, tmp_path):
     ]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    names = {p.name[:8] for p in (workdir / "records/defended/judged").iterdir()}
+    names = {
+        p.name[:8] for p in (workdir / "records/defended/stages/0-pgd/judged").iterdir()
+    }
     assert names == {"part-000", "part-001"}
     same_results(replay, workdir)
 
@@ -164,9 +179,9 @@ def test_judged_again_without_attacking(replay, tmp_path):
     arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
     code, output = run("run", *arguments, "--judge_seed=0")
     assert code == 0, output
-    again = json.loads((workdir / "judged-seed0.json").read_text())
+    again = json.loads((workdir / "judged-seed0-keys3.json").read_text())
     summary = json.loads((workdir / "summary.json").read_text())
-    assert again["single"] == summary["robust_accuracy"]  # the run's own seed
+    assert again["headline"] == summary["robust_accuracy"]  # the run's own seed
     assert again["worst_of_n"] == summary["worst_of_n"]
 
 
@@ -199,19 +214,17 @@ def test_imagenet_end_to_end_with_small_random_networks(tmp_path):
         pixels = random.integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "0.png")
     denoiser = (
-        "random:guided_unet(image_size=20,channels=32,channel_mult=1|2,num_res_blocks=1,"
+        "random:guided_unet(image_size=20,channels=32,channel_mult=[1,2],num_res_blocks=1,"
         "head_channels=32)"
     )
-    classifier = "random:resnet(layers=1|1,planes=8|16,num_classes=2,image_size=16)"
+    classifier = "random:resnet(layers=[1,1],planes=[8,16],num_classes=2,image_size=16)"
     workdir = tmp_path / "run"
     code, output = run(
         "run",
         "--config=imagenet_bpda_replay",
-        f"--config.data.name=folder({tmp_path / 'val'})",
-        "--config.data.num_examples=2",
-        "--config.data.image_size=16",
+        f"--config.data=folder({tmp_path / 'val'},num_examples=2,image_size=16)",
         "--config.purifier.image_size=20",
-        "--config.purifier.t_star=2",
+        "--config.purifier.purifier.t_star=2",
         "--config.attack.num_steps=2",
         "--config.batch_size=2",
         f"--config.denoiser={denoiser}",
@@ -230,21 +243,3 @@ def test_list_has_a_line_for_each_config():
     lines = [line.split()[0] for line in output.splitlines() if line]
     assert {"digits_bpda_replay", "cifar_bpda_replay", "mnist_bpda_replay"} <= set(lines)
     assert all(len(line.split()) > 3 for line in output.splitlines() if line)
-
-
-@pytest.mark.parametrize(
-    ("argument", "expected"),
-    [
-        ("--config=digits_bpda_repla", ("digits_bpda_repla", "'digits_bpda_replay'")),
-        ("--config.purifier.tstar=3", ("config.purifier", "'tstar'", "'t_star'")),
-        ("--config.purifier.t_star=abc", ("t_star=abc",)),
-        ("--config.policy=replya", ("replya", "fresh, fixed, replay")),
-    ],
-)
-def test_bad_input_is_one_line(tmp_path, argument, expected):
-    name = () if argument.startswith("--config=") else ("--config=digits_bpda_replay",)
-    code, output = run("run", *name, argument, f"--workdir={tmp_path / 'w'}")
-    assert code == 2, output
-    for piece in expected:
-        assert piece in error_line(output)
-    assert not (tmp_path / "w").exists()  # a typing error claims no directory

@@ -4,21 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxpure.foolbox_adapter import foolbox_model
 
-from jaxpure import gradients, randomness
+from jaxpure import gradients, keys
 from jaxpure.defenses import PurifiedClassifier
+from jaxpure.interop.foolbox import foolbox_model
 
 
 def noisy(key, x):
-    return x + 0.1 * randomness.noise_at(key, 0, x)
+    return x + 0.1 * keys.noise_at(key, 0, x)
 
 
 def linear(weights, x):
     return jnp.tanh(2 * x.reshape(-1) - 1) @ weights
 
 
-@pytest.mark.parametrize("rule", [gradients.exact, gradients.bpda])
+@pytest.mark.parametrize("rule", [gradients.Exact(), gradients.Bpda()])
 def test_an_attack_of_foolbox_breaks_what_the_key_decides(rule):
     foolbox = pytest.importorskip("foolbox")
     random = np.random.default_rng(0)

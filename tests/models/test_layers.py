@@ -48,8 +48,7 @@ def conv_reference(x, kernel, stride, padding):
 
 
 def own(x, kernel, stride, padding):
-    """The CPU's rule, whatever the platform that the tests run on."""
-    return layers._conv_own_rule(x, kernel, stride, padding)
+    return layers.conv2d(x, kernel, stride=stride, padding=padding)
 
 
 def draw(case, lead=(2,)):
@@ -113,6 +112,54 @@ def test_convolution_takes_any_leading_axes(case, lead):
     assert_all_close(got, value_and_gradients(reference, x, kernel))
     ruled = value_and_gradients(lambda x, k: own(x, k, stride, padding), x, kernel)
     assert_all_close(ruled, got)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[6], CASES[9]], ids=str)
+def test_convolution_has_derivatives_of_both_modes_and_of_second_order(case):
+    x, kernel, stride, padding = draw(case)
+    v = jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+
+    def derivatives(function):
+        def f(x):
+            return jnp.sum(jnp.sin(function(x, kernel, stride, padding)))
+
+        @jax.jit
+        def run(x):
+            forward = jax.jvp(f, (x,), (v,))
+            forward_over_reverse = jax.jvp(jax.grad(f), (x,), (v,))
+            reverse_over_reverse = jax.grad(lambda x: jnp.vdot(jax.grad(f)(x), v))(x)
+            return forward, forward_over_reverse, reverse_over_reverse
+
+        return run(x)
+
+    got, want = derivatives(own), derivatives(conv_reference)
+    assert_all_close(got, want, 1e-4)
+    np.testing.assert_allclose(got[1][1], got[2], rtol=1e-4, atol=1e-4)
+
+
+def test_the_rule_is_chosen_where_the_program_is_compiled_for():
+    """Autodiff's gradient of a strided convolution dilates; the CPU's rule has dots."""
+    x, kernel, stride, padding = draw(CASES[2])
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(own(x, kernel, stride, padding) ** 2)))
+    traced = gradient.trace(x)
+    for platform, dilates in (("cpu", False), ("tpu", True), ("cuda", True)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("lhs_dilate = [2, 2]" in text) == dilates, platform
+        assert ("dot_general" in text) != dilates, platform
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_convolution_under_shard_map(checked):
+    x, kernel, stride, padding = draw(CASES[0])
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def each(x, kernel):
+        f = lambda x: jnp.sum(jnp.sin(own(x, kernel, stride, padding)))  # noqa: E731
+        return jax.vmap(jax.grad(f))(x)
+
+    specs = {"in_specs": (jax.P("d"), jax.P()), "out_specs": jax.P("d")}
+    spread = jax.shard_map(each, mesh=mesh, check_vma=checked, **specs)
+    assert_all_close(jax.jit(spread)(x, kernel), jax.jit(each)(x, kernel))
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[6]], ids=str)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from jaxpure import models, weights
+from jaxpure import models, specs, weights
 from jaxpure.defenses import PurifiedClassifier, denoiser_evaluations, noise_parts
 from jaxpure.diffusion import (
     ContinuousVp,
@@ -392,7 +392,8 @@ def test_a_denoiser_of_continuous_time_is_told_so():
 
 def test_a_class_conditional_denoiser_is_refused():
     spec = "image_size=8,channels=32,channel_mult=[1],num_res_blocks=1,attention_levels=[]"
-    architecture = weights.load(f"random:guided_unet({spec},num_classes=3)").architecture
+    spec = f"guided_unet({spec},head_channels=16,num_classes=3)"
+    architecture = specs.build(models.ARCHITECTURES, spec)
     with pytest.raises(UserError, match="class-conditional"):
         DiffPure(models.abstract(architecture), t_star=5)
 

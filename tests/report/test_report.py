@@ -1,7 +1,6 @@
 """The report: what it says of the numbers, and that the page is whole and alone."""
 
 import base64
-import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -10,61 +9,33 @@ import numpy as np
 import PIL.Image
 import pytest
 from etils import epath
-from jaxpure.randomness import parse_policy
 
-from experiments import report
-from experiments.config import RunConfig
-from jaxpure.evaluation import Result, statistics
-from tests.experiments.fakes import fake_result
+from jaxpure import report
+from jaxpure.evaluation import Result
+from jaxpure.evaluation.summary import summarize
+from jaxpure.policy import parse_policy
+from tests.fakes import fake_result
 
 VOID = {"meta", "link", "img", "br"}
 HOSTILE = "<script>alert('config')</script>"
 
 
+CONFIG = {"data": "digits(split=test)", "classifier": HOSTILE, "policy": "replay"}
+
+
 def fake_summary(defended: Result, undefended: Result, **changes) -> dict:
-    config = RunConfig(classifier=HOSTILE)
-    found = statistics.reductions(defended.logits, defended.labels)
-    clean = statistics.reductions(defended.clean_logits, defended.labels)
-    readings = {
-        "accuracy": "single",
-        **{k: k for k in ("worst_of_n", "majority_vote", "mean_logits", "average")},
-    }
-    summary = {
-        "config": dataclasses.asdict(config),
+    run = {
+        "config": CONFIG,
         "name": "fake",
-        "dataset": "digits",
-        "num_examples": len(defended.labels),
         "seed": 0,
-        "clean_accuracy_fresh": clean["unseen"]._asdict(),
-        "robust_accuracy_fresh": found["unseen"]._asdict(),
-        "policy": "replay",
-        "gradient": "exact",
-        "attack": "pgd",
-        "eps": 8 / 255,
-        "norm": "linf",
         "seconds": 61.0,
-        "purifications": 12345,
-        "denoiser_evaluations": None,
         "images_per_second": 0.5,
-        "judging_keys": defended.logits.shape[1],
-        "nonfinite_examples": [],
-        "zero_gradient_examples": [],
-        "bad_gradient_examples": [],
-        "indices": [int(i) for i in defended.indices],
         "num_devices": 1,
         "device_kind": "cpu",
         "versions": {"jax": "0"},
         "git": None,
-        "warnings": [],
     }
-    for name, reading in readings.items():
-        robust = "robust_accuracy" if name == "accuracy" else name
-        summary[robust] = found[reading]._asdict()
-        summary[f"clean_{name}"] = clean[reading]._asdict()
-    bare = (undefended.clean[:, 0], undefended.robust[:, 0])
-    for name, right in zip(("clean", "robust"), bare, strict=True):
-        summary[f"{name}_accuracy_undefended"] = statistics.wilson(right)._asdict()
-    return {**summary, **changes}
+    return summarize(defended, undefended) | run | changes
 
 
 def write(folder, shape=(8, 8, 1), n=30, survive=0.4, keys=4, **changes) -> str:
@@ -72,12 +43,10 @@ def write(folder, shape=(8, 8, 1), n=30, survive=0.4, keys=4, **changes) -> str:
     defended = fake_result(shape, n, keys, survive=survive)
     undefended = fake_result(shape, n, keys, seed=1, survive=0)
     shown = report.chosen(defended)
-    clean = np.clip(defended.images[shown] - 8 / 255, 0, 1)
     path = epath.Path(folder) / "report.html"
     summary = fake_summary(defended, undefended, **changes)
-    report.write(
-        path, summary, defended, undefended, shown, clean, clean, defended.images[shown]
-    )
+    purified = defended.clean_images[shown], defended.images[shown]
+    report.write(path, summary, defended, undefended, purified)
     return path.read_text()
 
 
@@ -180,7 +149,10 @@ def test_page_says_the_verdict_and_every_accuracy(tmp_path):
     assert "as the attack saw it" in text
     assert "100-129" in text
     assert "not measured" not in text
-    assert "--judge_seed=1" in text and "experiments.compare DIR_FRESH DIR_REPLAY" in text
+    assert (
+        "experiments.judge DIR --seed=1" in text
+        and "experiments.compare DIR_FRESH DIR_REPLAY" in text
+    )
 
 
 def test_text_of_the_config_is_escaped(tmp_path):
@@ -214,23 +186,33 @@ def test_page_without_what_is_optional(tmp_path):
     full = fake_summary(defended, defended)
     needed = ("num_examples", "policy", "robust_accuracy")
     summary = {name: full[name] for name in needed}
-    shown = report.chosen(defended)
-    images = defended.images[shown]
     path = epath.Path(tmp_path) / "report.html"
-    report.write(path, summary, defended, defended, shown, images, images, images)
+    report.write(path, summary, defended)
     page = Page(path.read_text())
     assert page.open == []
     assert "None" not in page.text
 
 
+def test_a_result_writes_its_own_page(tmp_path):
+    """The same page as a run's, without what only a run knows."""
+    defended, undefended = (fake_result((8, 8, 1), seed=i) for i in (0, 1))
+    path = tmp_path / "page.html"
+    defended.report(path)
+    page = Page(path.read_text())
+    assert page.open == [] and "Undefended" not in page.text and "None" not in page.text
+    assert report.verdict(summarize(defended)) in page.text
+    assert "DIR_FRESH" not in page.text and "Purified clean" not in page.text
+    defended.report(path, undefended)
+    assert "Undefended classifier" in Page(path.read_text()).text
+
+
 def test_logits_that_are_not_finite_are_marked_wrong(tmp_path):
     defended = fake_result((8, 8, 1), n=3, survive=1)
     defended.logits[0, 0] = np.nan
-    summary = fake_summary(defended, defended, nonfinite_examples=[100])
-    shown = np.arange(3)
+    summary = fake_summary(defended, defended)
     images = defended.images * np.nan
     path = epath.Path(tmp_path) / "report.html"
-    report.write(path, summary, defended, defended, shown, images, images, images)
+    report.write(path, summary, defended, defended, (images, images))
     text = Page(path.read_text()).text
     assert "✗ wrong, class not finite" in text
 
@@ -254,7 +236,7 @@ def test_verdict_of_a_replay():
     assert report.verdict(SUMMARY) == (
         "With the noise replayed, the purified classifier keeps 31.0% (25.0 to 37.7) of "
         "200 test images right under L-inf 8/255; judged under noise the attack never "
-        "saw, the same adversarial images give 55.2%; the bare classifier keeps 0.0%."
+        "saw, the same adversarial images give 55.2%; the undefended classifier keeps 0.0%."
     )
 
 
@@ -327,10 +309,3 @@ def test_chosen_fills_up_where_one_kind_is_missing(survive):
     defended = fake_result((8, 8, 1), survive=survive)
     assert len(np.unique(report.chosen(defended))) == 12
     np.testing.assert_array_equal(report.chosen(defended, 99), np.arange(30))
-
-
-def test_ranges():
-    assert report.ranges(range(200)) == "0-199"
-    assert report.ranges([9, 3, 7, 8]) == "3, 7-9"
-    assert report.ranges([]) == ""
-    assert report.ranges([0, 2, 4, 5], most=2) == "0, 2 and 2 more"

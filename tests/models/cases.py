@@ -1,0 +1,19 @@
+"""One small instance a registered architecture, as a spec.
+
+An architecture that is registered without a case fails the suite.
+"""
+
+CASES = {
+    "unet": "unet(image_size=8,in_channels=1,out_channels=1,channels=8,channel_mult=[1,2],"
+    "num_res_blocks=1,attention_resolutions=[4],num_groups=4)",
+    "guided_unet": "guided_unet(image_size=8,channels=32,channel_mult=[1.0],"
+    "num_res_blocks=1,attention_levels=[],head_channels=16)",
+    "ncsnpp": "ncsnpp(image_size=8,channels=16,channel_mult=[1],num_res_blocks=1,"
+    "attention_resolutions=[])",
+    "wide_resnet": "wide_resnet(depth=10,width=1,image_size=8,in_channels=1,mean=[0.3],"
+    "std=[0.38])",
+    "resnet": "resnet(layers=[1,1],planes=[8,16],block=basic,stem=cifar,stem_width=8,"
+    "num_classes=7,image_size=8)",
+    "vit": "vit(image_size=8,patch_size=4,features=12,depth=1,num_heads=3,mlp_features=24,"
+    "num_classes=5)",
+}
