@@ -72,8 +72,8 @@ def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
 def _pytree(cls: Any, *, eq: bool, repr: bool) -> Any:
     cls = dataclasses.dataclass(frozen=True, eq=eq, repr=repr)(cls)
     fields = dataclasses.fields(cls)
-    meta = tuple(f.name for f in fields if _is_static(f.type))
-    data = tuple(f.name for f in fields if not _is_static(f.type))
+    meta = tuple(f.name for f in fields if is_static(f.type))
+    data = tuple(f.name for f in fields if not is_static(f.type))
 
     def flatten(x):
         return tuple(getattr(x, n) for n in data), tuple(getattr(x, n) for n in meta)
@@ -93,7 +93,8 @@ def _pytree(cls: Any, *, eq: bool, repr: bool) -> Any:
     return cls
 
 
-def _is_static(kind: Any) -> bool:
+def is_static(kind: Any) -> bool:
+    """Whether a field of this type is part of the structure."""
     return get_origin(kind) is Annotated and _STATIC in kind.__metadata__
 
 

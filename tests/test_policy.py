@@ -10,27 +10,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxpure.randomness import (
-    PRESETS,
-    REST,
-    ROLES,
-    SOURCES,
+
+from jaxpure.attacks import Linf, Pgd
+from jaxpure.defenses import PurifiedClassifier
+from jaxpure.diffusion import Ddim, Ddpm, Linear, make_chain, reverse
+from jaxpure.keys import (
     PartKeys,
-    Policy,
-    attack_keys,
     defense_key,
     example_key,
-    format_policy,
-    judging_keys,
     noise_at,
-    parse_policy,
     part,
     stream,
 )
-
-from jaxpure.attacks import Pgd
-from jaxpure.defenses import PurifiedClassifier
-from jaxpure.diffusion import Ddim, Ddpm, linear, make_chain, reverse
+from jaxpure.policy import (
+    PRESETS,
+    ROLES,
+    SOURCES,
+    Policy,
+    attack_keys,
+    format_policy,
+    judging_keys,
+    parse_policy,
+)
 from jaxpure.purifiers import DiffPure, RevPure
 
 PARTS = ("forward", "reverse")
@@ -94,11 +95,7 @@ def test_policies_that_mean_the_same_are_equal(a, b):
 
     def meaning(policy):
         return {
-            (role, name): dict(getattr(policy, role)).get(
-                name, dict(getattr(policy, role))[REST]
-            )
-            for role in ROLES
-            for name in PARTS
+            (role, name): getattr(policy, role).of(name) for role in ROLES for name in PARTS
         }
 
     assert (meaning(a) == meaning(b)) == (a == b)
@@ -145,15 +142,12 @@ def test_presets_are_read_and_written_by_name(name, parts):
 def test_meaning_of_a_text(text, gradient, selection, judging):
     policy = parse_policy(text, PARTS)
     letters = {"f": "fresh", "x": "fixed", "r": "replay"}
-    for rule, expected in zip(
+    for sources, expected in zip(
         (policy.gradient, policy.selection, policy.judging),
         (gradient, selection, judging),
         strict=True,
     ):
-        said = dict(rule)
-        assert [said.get(name, said[REST]) for name in PARTS] == [
-            letters[c] for c in expected
-        ]
+        assert [sources.of(name) for name in PARTS] == [letters[c] for c in expected]
 
 
 def test_a_part_that_is_all_there_is_is_the_whole():
@@ -184,7 +178,7 @@ def test_what_is_unknown_is_named_with_what_is_known(text, culprit, known):
 
 
 def test_a_purifier_without_parts_takes_whole_roles_only():
-    assert parse_policy("replay,judging=fresh").judging == ((REST, "fresh"),)
+    assert parse_policy("replay,judging=fresh").judging.all("fresh")
     with pytest.raises(ValueError, match="none with a name"):
         parse_policy("fresh,forward=replay")
 
@@ -278,21 +272,22 @@ def test_no_two_draws_of_an_attack_meet_the_same_noise(monkeypatch):
         return normal(key, *args, **kwargs)
 
     monkeypatch.setattr(jax.random, "normal", recording)
-    schedule = linear(100)
+    schedule = Linear(100)
     denoiser = jax.tree_util.Partial(lambda a, x, t: a * jnp.tanh(x + t / 1000), 0.5)
-    purifier = DiffPure.create(denoiser, schedule, t_star=3, rounds=2)
+    purifier = DiffPure(denoiser, schedule=schedule, t_star=3, rounds=2)
     classifier = jax.tree_util.Partial(lambda w, x: w @ x.ravel(), jnp.ones((3, 4)))
     defense = PurifiedClassifier(purifier, classifier)
-    attack = Pgd.create(
-        defense, PRESETS["fresh"], eps=0.1, step_size=0.05, eot_samples=eot_samples
-    )
+    attack, ball = Pgd(step_size=0.05, eot_samples=eot_samples), Linf(0.1)
 
     @jax.jit
     def run(attack, key, x):
-        state = attack.init(key, x, jnp.int32(1))
-        state = jax.lax.fori_loop(0, STEPS, lambda _, s: attack.step(s), state)
-        keys = judging_keys(attack.policy, key, JUDGING)
-        return state.x, jax.lax.map(lambda k: attack.objective.defense(k, x), keys)
+        objective = attack.objective(defense, PRESETS["fresh"])
+        state = attack.init(objective, ball, key, x, jnp.int32(1))
+        state = jax.lax.fori_loop(
+            0, STEPS, lambda _, s: attack.step(objective, ball, s), state
+        )
+        keys = judging_keys(PRESETS["fresh"], key, JUDGING)
+        return state.x, jax.lax.map(lambda k: defense(k, x), keys)
 
     x = jnp.full((2, 2, 1), 0.5)
     for index in range(2):
@@ -406,7 +401,7 @@ def test_judging_fresh_means_that_no_attack_saw_it(text):
             keys = keys_of_all_steps(policy, role, key)
             seen |= set(bits(draws(keys, name)))
         headline, *others = bits(draws(judging, name))
-        judged = dict(policy.judging).get(name, dict(policy.judging)[REST])
+        judged = policy.judging.of(name)
         if judged == "fresh":
             assert headline not in seen
         if judged == "replay":
@@ -454,7 +449,7 @@ def test_a_short_chain_meets_the_long_ones_noise():
     x = jnp.zeros((start + 1, 2, 1))
     denoiser = jax.tree_util.Partial(lambda x, t: x)
     chains = [
-        make_chain(linear(100), Recorder(rule), start)
+        make_chain(Linear(100), Recorder(rule), start)
         for rule in (Ddpm(), Ddim(num_steps=4))
     ]
     long, short = (
@@ -470,8 +465,7 @@ def test_revpure_meets_the_noise_of_diffpures_first_round():
     denoiser = jax.tree_util.Partial(lambda x, t: x)
     x = jnp.full((4, 2, 1), 0.5)
     made = [
-        make(denoiser, linear(100), t_star=4, step_rule=Recorder(Ddpm()))
-        for make in (DiffPure.create, RevPure.create)
+        make(denoiser, t_star=4, step_rule=Recorder(Ddpm())) for make in (DiffPure, RevPure)
     ]
     key = jax.random.key(0)
     chex.assert_trees_all_equal(*[purifier(key, x) for purifier in made])
