@@ -5,14 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from etils import epath
-from filling import nhwc
+from drawn import nhwc, uniform
 
-from jaxpure import data, randomness
-from jaxpure.attacks import autoattack
-from jaxpure.evaluation import engine, evaluate
+from jaxpure import data
+from jaxpure.attacks import BALLS, AutoAttack
+from jaxpure.evaluation import evaluate, local_mesh
 
-from . import toys
+from . import reference, toys
 
 
 @pytest.mark.parametrize("classifier", ["gray8", "rgb16"])
@@ -22,25 +21,25 @@ def test_robust_accuracy_is_the_originals(golden, tmp_path, norm, classifier):
     stored = golden(f"attack_autoattack_{norm}_{classifier}")
     meta = json.loads(str(stored["meta"]))
     shape = (256, *meta["classifier"]["shape"])
-    x = nhwc(toys.uniform(f"aa_x_{classifier}", 0, 1, shape))
+    x = nhwc(uniform(f"aa_x_{classifier}", 0, 1, shape))
     dataset = data.Dataset("toy", x, stored["y"].astype(np.int32), np.arange(256), 10)
-    defense = toys.undefended(meta, "float32")
-    policy = randomness.PRESETS["replay"]
-    attack = autoattack(defense, policy, eps=float(stored["eps"]), norm=norm.lower())
+    defense = toys.undefended(reference.classifier_of(meta, "float32"))
+    attack = AutoAttack()
     result = evaluate(
-        epath.Path(tmp_path),
         defense,
         attack,
         dataset,
-        root=jax.random.key(0),
+        ball=BALLS[norm.lower()](float(stored["eps"])),
+        key=jax.random.key(0),
         judging_keys=1,
         batch_size=128,
-        mesh=engine.local_mesh(jax.devices()[:1]),
+        folder=tmp_path,
+        mesh=local_mesh(jax.devices()[:1]),
     )
     assert result.clean.all()
     robust = result.robust[:, 0]
     after, standing = {}, np.ones(256, bool)
-    for name, _ in attack.stages:
+    for name, _ in attack.attacks():
         standing &= result.broken_by != name
         after[name] = standing.mean()
     for run, flags in zip(meta["runs"], stored["robust_flags"].astype(bool), strict=True):

@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
-from jaxpure import attacks, checkpoints, data, randomness
-from jaxpure.defenses import PurifiedClassifier
-from jaxpure.evaluation import engine, evaluate
-from jaxpure.purifiers import Identity
+import jaxpure as jp
+from jaxpure.evaluation import local_mesh
 
 torch = pytest.importorskip("torch")
 pyautoattack = pytest.importorskip("pyautoattack")
@@ -23,19 +20,19 @@ COUNT, EPS = 32, 0.15
 
 @pytest.mark.slow
 def test_the_same_images_stand(tmp_path):
-    digits = data.load("digits", num_examples=COUNT)
-    classifier = checkpoints.load("digits_robust_classifier")
-    defense = PurifiedClassifier(Identity(), classifier)
-    attack = attacks.autoattack(defense, randomness.PRESETS["replay"], eps=EPS)
-    result = evaluate(
-        epath.Path(tmp_path),
+    digits = jp.load_data("digits", num_examples=COUNT)
+    defense = jp.defense("identity", "digits_robust_classifier")
+    classifier = defense.classifier
+    result = jp.evaluate(
         defense,
-        attack,
+        "autoattack",
         digits,
-        root=jax.random.key(0),
+        ball=jp.attacks.Linf(EPS),
+        key=jax.random.key(0),
         judging_keys=1,
         batch_size=COUNT,
-        mesh=engine.local_mesh(jax.devices()[:1]),
+        folder=tmp_path,
+        mesh=local_mesh(jax.devices()[:1]),
     )
     ours = result.robust[:, 0]
 

@@ -74,9 +74,7 @@ def searched(name, i, ball, rows, *, defense=toys.DEFENSE, policy="fresh", **opt
 def test_every_registered_attack_ball_and_loss_has_a_case():
     assert set(CASES) == set(ATTACKS)
     assert set(BALL_CASES) == set(BALLS)
-    assert set(LOSS_CASES) == set(
-        attacks.LOSSES if hasattr(attacks, "LOSSES") else LOSS_CASES
-    )
+    assert set(LOSS_CASES) == set(LOSSES)
     for name, case in CASES.items():
         assert type(case.attack) is ATTACKS[name]
         assert case.balls, name
