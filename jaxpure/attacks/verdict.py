@@ -27,8 +27,8 @@ class Verdict(NamedTuple):
       margin: `()` mean margin, best wrong logit minus the true one.
       fooled: `()` share of draws that are misclassified.
       lost: `()` share of draws that are not right: misclassified, or not finite.
-      vote_lost: `()` bool, whether the class predicted most often is a wrong one, or there
-        is no draw to predict any.
+      vote_lost: `()` bool, whether the class predicted most often is a wrong one, or no
+        class is predicted more often than draws are not finite, as readings have it.
     """
 
     broken: jax.Array
@@ -120,7 +120,7 @@ def judge_draws(logits: jax.Array, label: Label, criterion: str = "most") -> Ver
         jnp.mean(jnp.where(finite, margins, -jnp.inf)),
         fooled,
         1 - jnp.mean(right.astype(logits.dtype)),
-        draws.outvoted | ~jnp.any(finite),
+        draws.outvoted | (jnp.sum(~finite) >= votes[label]),
     )
 
 

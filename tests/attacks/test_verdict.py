@@ -1,6 +1,7 @@
 """What draws say of an image, against numpy; what an attack keeps of its iterates."""
 
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxpure import randomness
-from jaxpure.attacks import Pgd
+from jaxpure.attacks import Linf, Pgd, search
 from jaxpure.attacks.verdict import (
     CRITERIA,
     Verdict,
@@ -18,7 +18,10 @@ from jaxpure.attacks.verdict import (
     judge_draws,
     no_verdict,
 )
+from jaxpure.errors import UserError
 from jaxpure.evaluation import statistics
+from jaxpure.keys import noise_at
+from jaxpure.policy import PRESETS
 
 values = st.floats(-5, 5, width=32) | st.sampled_from([0.0, np.nan, np.inf])
 draws = st.integers(1, 7).flatmap(
@@ -71,13 +74,13 @@ def test_the_criterion_comes_first_then_score_then_margin():
 
 
 def test_an_unknown_criterion_is_named():
-    with pytest.raises(ValueError, match="criterion='all', expected one of most, any"):
+    with pytest.raises(UserError, match="unknown criterion 'all'; known: most, any"):
         check_criterion("all")
 
 
 def split_vote(key, x):
     """Three kinds of draw, which the first pixel moves apart: one stays, two fall."""
-    kind = randomness.noise_at(key, 0, x[0, 0, 0])
+    kind = noise_at(key, 0, x[0, 0, 0])
     moved = 4 * x[0, 0, 0] - 2
     first = jnp.array([1.0, -moved, 0.0])
     second = jnp.array([1.0, 0.0, moved])
@@ -86,17 +89,15 @@ def split_vote(key, x):
     )
 
 
-@jax.jit
-def run(attack, key, x, label):
-    state = attack.init(key, x, label)
-    return jax.lax.while_loop(lambda s: ~s.done, attack.step, state)
+@partial(jax.jit, static_argnames="policy")
+def run(attack, key, x, label, policy=PRESETS["fixed"]):
+    objective = attack.objective(jax.tree_util.Partial(split_vote), policy)
+    return search(attack, objective, Linf(0.5), key, x, label)
 
 
 def pgd(**options):
-    defense = jax.tree_util.Partial(split_vote)
-    usual = {"eps": 0.5, "step_size": 0.1, "num_steps": 5, "random_start": False}
-    policy = randomness.parse_policy("fixed")
-    return Pgd.create(defense, policy, **usual | {"eot_samples": 30} | options)
+    usual = {"step_size": 0.1, "num_steps": 5, "random_start": False}
+    return Pgd(**usual | {"eot_samples": 30} | options)
 
 
 def test_broken_at_follows_the_criterion():
@@ -107,26 +108,27 @@ def test_broken_at_follows_the_criterion():
     }
     assert int(found["any"].broken_at) > 0
     assert int(found["most"].broken_at) == -1
-    for state in found.values():  # whatever the criterion, what was seen is the same
-        assert 0 < float(state.resubmission.fooled) <= 0.5
-        assert not bool(state.resubmission.outvoted)
+    for progress in found.values():  # whatever the criterion, what was seen is the same
+        assert 0 < float(progress.lost) <= 0.5
+        assert not bool(progress.vote_lost)
 
 
 def test_the_last_iterate_is_the_last_whatever_it_does():
     """Its draws are the gradient's own, and it costs no others."""
-    x, key = jnp.full((1, 1, 1), 0.5), jax.random.key(2)
-    fresh = randomness.parse_policy("fresh")
-    defense = jax.tree_util.Partial(split_vote)
-    options = {"eps": 0.5, "step_size": 0.1, "num_steps": 3, "eot_samples": 4}
-    last = Pgd.create(defense, fresh, iterate="last", random_start=False, **options)
-    best = Pgd.create(defense, fresh, iterate="best", random_start=False, **options)
-    assert (last.purifications_per_step, best.purifications_per_step) == (4, 8)
-    assert last.gradients_per_step == best.gradients_per_step == 4
-    state = run(last, key, x, jnp.int32(0))
-    before = last.init(key, x, jnp.int32(0))
+    x, key, label = jnp.full((1, 1, 1), 0.5), jax.random.key(2), jnp.int32(0)
+    fresh, defense = PRESETS["fresh"], jax.tree_util.Partial(split_vote)
+    last = pgd(iterate="last", num_steps=3, eot_samples=4)
+    best = pgd(iterate="best", num_steps=3, eot_samples=4)
+    costs = [each.budget(each.objective(defense, fresh)) for each in (last, best)]
+    assert [cost.forward_draws for cost in costs] == [0, 4]
+    assert [cost.gradient_draws for cost in costs] == [4, 4]
+    progress = run(last, key, x, label, fresh)
+    objective, ball = last.objective(defense, fresh), Linf(0.5)
+    before = last.init(objective, ball, key, x, label)
     for _ in range(3):
-        before = last.step(before)
-    np.testing.assert_array_equal(state.adversarial, before.x)
-    assert float(jnp.abs(state.adversarial - x).max()) == pytest.approx(0.3, abs=1e-6)
-    with pytest.raises(ValueError, match="iterate='first', expected one of best, last"):
+        before = last.step(objective, ball, before)
+    np.testing.assert_array_equal(progress.adversarial, before.x)
+    moved = jnp.abs(progress.adversarial - x).max()
+    assert float(moved) == pytest.approx(0.3, abs=1e-6)
+    with pytest.raises(UserError, match="unknown iterate 'first'; known: best, last"):
         pgd(iterate="first")
