@@ -43,7 +43,7 @@ def draw(pairs: list[tuple[dict, dict]], path: str) -> None:
     axes.set_xlim(0, 125)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel(
-        f"images still right, of {last['num_examples']} (bare classifier: "
+        f"images still right, of {last['num_examples']} (undefended classifier: "
         f"{100 * last['robust_accuracy_undefended']['value']:.0f}%)"
     )
     ball = f"L-inf {255 * last['eps']:.3g}/255"
