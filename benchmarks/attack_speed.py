@@ -31,29 +31,25 @@ def images() -> np.ndarray:
 def jaxpure_attack(name: str) -> Callable[[], object]:
     import jax
 
-    from jaxpure import attacks, checkpoints, randomness
-    from jaxpure.defenses import PurifiedClassifier
-    from jaxpure.purifiers import Identity
+    import jaxpure as jp
+    from jaxpure.policy import PRESETS
 
-    defense = PurifiedClassifier(Identity(), checkpoints.load("cifar10_classifier"))
+    defense = jp.defense("identity", "cifar10_classifier")
     options = {"step_size": STEP_SIZE} if name == "pgd" else {}
-    attack = attacks.REGISTRY[name](
-        defense, randomness.PRESETS["fixed"], eps=EPS, num_steps=STEPS, **options
-    )
+    attack = jp.attacks.ATTACKS[name](num_steps=STEPS, **options)
+    objective, ball = attack.objective(defense, PRESETS["fixed"]), jp.attacks.Linf(EPS)
 
     @jax.jit
-    def run(attack, keys, x, y):
+    def run(attack, objective, ball, keys, x, y):
         def one(key, x, y):
-            state = attack.init(key, x, y)
-            return jax.lax.fori_loop(0, attack_steps, lambda _, s: attack.step(s), state)
+            return jp.attacks.search(attack, objective, ball, key, x, y).adversarial
 
-        return jax.vmap(one)(keys, x, y).adversarial
+        return jax.vmap(one)(keys, x, y)
 
-    attack_steps = attack.max_steps
     x = jax.numpy.asarray(images())
-    y = jax.jit(lambda d, x: d(None, x).argmax(-1))(defense, x)
+    y = jax.jit(lambda d, x: jax.vmap(lambda x: d(None, x).argmax(-1))(x))(defense, x)
     keys = jax.random.split(jax.random.key(0), IMAGES)
-    return lambda: jax.block_until_ready(run(attack, keys, x, y))
+    return lambda: jax.block_until_ready(run(attack, objective, ball, keys, x, y))
 
 
 def foolbox_attack(framework: str) -> Callable[[], object]:
@@ -67,13 +63,13 @@ def foolbox_attack(framework: str) -> Callable[[], object]:
         x = torch.from_numpy(images().transpose(0, 3, 1, 2).copy())
     else:
         import jax
-        from jaxpure.interop.foolbox import foolbox_model
 
-        from jaxpure import checkpoints
         from jaxpure.defenses import PurifiedClassifier
+        from jaxpure.interop.foolbox import foolbox_model
         from jaxpure.purifiers import Identity
+        from jaxpure.weights import load
 
-        defense = PurifiedClassifier(Identity(), checkpoints.load("cifar10_classifier"))
+        defense = PurifiedClassifier(Identity(), load("cifar10_classifier"))
         model = foolbox_model(defense, jax.random.key(0))
         x = jax.numpy.asarray(images())
     y = model(x).argmax(-1)
@@ -101,12 +97,12 @@ def torch_classifier():
     import torch
     from torch.nn import functional
 
-    from jaxpure import checkpoints
+    from jaxpure import weights
 
-    network = checkpoints.load("cifar10_classifier")
+    network = weights.load("cifar10_classifier")
     weights = {
         name: torch.from_numpy(np.array(value, np.float32))
-        for name, value in checkpoints.flatten(network.params).items()
+        for name, value in weights.flatten(network.params).items()
     }
     kernels = {
         name: w.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
@@ -182,10 +178,10 @@ def check_logits() -> float:
     """The largest difference between the logits of the two frameworks."""
     import torch
 
-    from jaxpure import checkpoints
+    from jaxpure import weights
 
     x = images()
-    ours = np.asarray(checkpoints.load("cifar10_classifier")(x))
+    ours = np.asarray(weights.load("cifar10_classifier")(x))
     with torch.no_grad():
         theirs = torch_classifier()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
     return float(np.abs(ours - theirs.numpy()).max())

@@ -28,7 +28,7 @@ NETWORK = models.UNet(
 
 def measure(t_star: int) -> tuple[float, float, float]:
     """`(temporary MiB, states MiB, seconds to compile)` of a batch's gradient."""
-    purifier = purifiers.DiffPure.create(models.abstract(NETWORK), t_star=t_star)
+    purifier = purifiers.DiffPure(models.abstract(NETWORK), t_star=t_star)
     key = jax.eval_shape(lambda: jax.random.key(0))
     images = jax.ShapeDtypeStruct((BATCH, *NETWORK.input_shape), jnp.float32)
 
