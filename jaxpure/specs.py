@@ -91,7 +91,7 @@ class Registry(Mapping[str, Callable[..., Any]]):
         return self._entries[name]
 
     def check(self) -> None:
-        """Raises TypeError for an option whose type no spec can be read as."""
+        """Raises TypeError for an option without a type."""
         for name, constructor in self._entries.items():
             for option in options_of(constructor).values():
                 _check_readable(option.type, f"{self.what} {name}: {option.name}")
@@ -155,7 +155,7 @@ def options_of(constructor: Callable[..., Any]) -> dict[str, Option]:
     function = constructor.__init__ if isinstance(constructor, type) else constructor
     hints = typing.get_type_hints(function, include_extras=True)
     return {
-        name: Option(name, hints.get(name, Any), parameter.default)
+        name: Option(name, hints.get(name, inspect.Parameter.empty), parameter.default)
         for name, parameter in inspect.signature(constructor).parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
@@ -247,7 +247,7 @@ def read(text: str, kind: Any, where: str, **given: Any) -> Any:
         return text.lower() == "true"
     if kind is int:
         return _read_int(text, where)
-    if kind is float or kind is Any:
+    if kind in (float, Any):
         return _read_float(text, where)
     if kind is str:
         return _unquoted(text)
@@ -377,7 +377,7 @@ def _can_be_read(kind: Any) -> bool:
 
 
 def _check_readable(kind: Any, where: str) -> None:
-    if kind is Any or kind is inspect.Parameter.empty:
+    if kind is inspect.Parameter.empty:
         raise TypeError(f"{where} has no type: annotate it")
 
 
