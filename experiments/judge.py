@@ -7,17 +7,14 @@ kept in the run's folder, beside its first ones.
 import sys
 from typing import Any
 
-import jax
 from etils import epath
 
 from experiments import config as configs
 from experiments import devices, program, runs
 from experiments.arguments import ArgumentError, Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
-from jaxpure.evaluation import judge_again, settle
-from jaxpure.evaluation.identity import identify
-from jaxpure.evaluation.readings import READINGS
-from jaxpure.evaluation.readings import read as read_logits
+from jaxpure.evaluation.judging import judge_more
+from jaxpure.evaluation.readings import READINGS, reduce
 
 FLAGS = (
     Flag(
@@ -29,39 +26,49 @@ FLAGS = (
         SEED_LIMIT - 1,
     ),
     Flag("keys", "so many judging keys; as many as the run's by default", int, least=1),
+    Flag("reduce", "what else to read of the draws, as in vote,worst,at_least_3"),
     program.DATA_DIR,
     program.CPU_DEVICES,
 )
 
 
 def again(
-    built: Experiment, workdir: epath.Path, seed: int, keys: int | None = None
+    built: Experiment,
+    workdir: epath.Path,
+    seed: int,
+    keys: int | None = None,
+    reducers: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Judges a finished run's adversarial images under the keys of another seed.
+    """Judges a finished run's adversarial images under more keys, or those of another seed.
+
+    Args:
+      built: the run's experiment.
+      workdir: of the run.
+      seed: of the root of the keys.
+      keys: how many; as many as the run's by default.
+      reducers: what else to read of the draws; see `readings.reduce`.
 
     Returns:
-      The readings of its clean and its adversarial images, which are also written.
+      The readings of its adversarial images, which are also written.
     """
     config = built.config
     keys = config.judging_keys if keys is None else keys
-    identity = identify(built.setup, built.root, config.batch_size, built.dataset)
-    folder = workdir / "records" / "defended"
-    result = settle.load(folder, built.dataset, built.setup, identity)
-    logits = judge_again(
-        result,
+    result = judge_more(
+        workdir / "records" / "defended",
         built.defense,
-        built.setup.policy,
-        key=jax.random.key(seed),
-        judging_keys=keys,
-        batch_size=config.batch_size,
+        keys,
+        seed=None if seed == config.seed else seed,
     )
-    found = read_logits(logits, result.labels)
+    found = dict(result.robust_readings)
+    titles = {name: READINGS[name].title for name in found}
+    for name in reducers:
+        found[name] = reduce(result.logits, result.labels, name)
     readings = {name: estimate._asdict() for name, estimate in found.items()}
     summary = {"version": runs.VERSION, "seed": seed, "judging_keys": keys, **readings}
     path = workdir / f"judged-seed{seed}-keys{keys}.json"
     program.write_json(path, summary)
     for name, estimate in found.items():
-        print(f"{READINGS[name].title:14} {estimate}", flush=True)
+        print(f"{titles.get(name, name):14} {estimate}", flush=True)
     print(path, flush=True)
     return summary
 
@@ -102,7 +109,8 @@ def main(arguments: Arguments, nothing: None) -> None:
     program.use_compilation_cache()
     built = experiment(config, arguments.data_dir or data_dir)
     seed = config.seed if arguments.seed is None else arguments.seed
-    again(built, workdir, seed, arguments.keys)
+    reducers = tuple(filter(None, (arguments.reduce or "").split(",")))
+    again(built, workdir, seed, arguments.keys, reducers)
 
 
 def command(argv: list[str]) -> int:

@@ -48,6 +48,7 @@ def main(arguments: Arguments, config: None) -> int:
             "usage: python -m experiments.verify DIR [--against=DIR] [--rejudge=N]"
         )
     workdir = program.folder(arguments.rest[0])
+    devices.use(arguments.cpu_devices)  # before anything is computed
     lines, good = lines_of(workdir)
     print("\n".join([f"rules of version {VERSION}", *lines]), flush=True)
     if arguments.against is not None:
@@ -61,7 +62,6 @@ def main(arguments: Arguments, config: None) -> int:
             good &= agreement.ok
     if arguments.rejudge is not None:
         details, data_dir = judge.config_of(workdir)
-        devices.use(arguments.cpu_devices)
         program.use_compilation_cache()
         built = experiment(details, arguments.data_dir or data_dir)
         result = open_folder(workdir / "records" / "defended").result
