@@ -277,7 +277,7 @@ def test_a_refusal_of_the_command_is_one_line(tmp_path):
     [
         ({"family": "pessar"}, "unknown family 'pessar'.*Did you mean 'pesser'"),
         ({"family": "torchvision_resnet"}, "not a checkpoint of torchvision_resnet"),
-        ({"settings": {"dept": "3"}}, "unknown field 'dept' of WideResNet; known: depth"),
+        ({"settings": {"dept": "3"}}, "unknown field of WideResNet 'dept'; known: depth"),
         ({"settings": {"depth": "deep"}}, "--set depth=deep: expected a value like 16"),
         ({"settings": {"depth": "17"}}, r"depth=17, expected 6 n \+ 4"),
         ({"settings": {"depth": "22"}}, "parameters that nothing fills"),
