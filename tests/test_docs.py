@@ -1,5 +1,6 @@
 """The code of the README and of the guides runs as it stands."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -22,6 +23,7 @@ def test_the_code_of_a_page_runs_in_its_order(page, tmp_path):
         capture_output=True,
         text=True,
         timeout=600,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     assert "worst of N" in done.stdout

@@ -13,8 +13,8 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxpure import checkpoints, models, training
-from jaxpure.diffusion import linear
+from jaxpure import models, training, weights
+from jaxpure.diffusion import Linear
 from jaxpure.models.layers import BatchNorm, Conv, Dense
 
 SIZE, CLASSES, BATCH = 6, 3, 16
@@ -69,7 +69,9 @@ def sharding(devices=1):
 
 
 def robust_loss(eps):
-    return partial(training.robust_classifier_loss, eps=eps, step_size=eps / 2, num_steps=3)
+    return partial(
+        training.robust_classifier_loss, eps=eps, step_size=0.01 + eps / 2, num_steps=3
+    )
 
 
 LOSSES = {
@@ -79,7 +81,7 @@ LOSSES = {
         Tiny(False),
         partial(
             training.denoiser_loss,
-            alphas_cumprod=jnp.asarray(linear(50).alphas_cumprod, jnp.float32),
+            alphas_cumprod=jnp.asarray(Linear(50).alphas_cumprod, jnp.float32),
         ),
     ),
 }
@@ -152,8 +154,8 @@ def test_resumed_is_unbroken_to_the_bit(runs, task, tmp_path):
     unbroken, losses = run.take(run.start(), 6)
     half, first = run.take(run.start(), 3)
     path = tmp_path / "state.safetensors"
-    checkpoints.save_tree(path, half, {})
-    loaded = checkpoints.load_tree(path, run.start())
+    weights.save_tree(path, half, {})
+    loaded = weights.load_tree(path, run.start())
     chex.assert_trees_all_equal_shapes_and_dtypes(loaded, half)
     resumed, second = run.take(run.place(loaded), 3)
     assert first + second == losses
@@ -244,7 +246,7 @@ def test_whole_numbers_are_images_too(runs):
 def test_denoiser_loss_by_its_definition():
     """Predicting nothing costs the noise's mean square: one; predicting all: nothing."""
     images, _ = data(64)
-    table = jnp.asarray(linear(50).alphas_cumprod, jnp.float32)
+    table = jnp.asarray(Linear(50).alphas_cumprod, jnp.float32)
 
     class Predicts(nnx.Module):
         def __init__(self, clean):

@@ -18,6 +18,7 @@ from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
 from jaxpure.attacks.verdict import Criterion, check_criterion, judge_draws
 from jaxpure.errors import check_in, check_range
 from jaxpure.keys import Key, stream
+from jaxpure.losses import loss_named
 from jaxpure.objective import Average, Evaluation, Objective
 from jaxpure.policy import Policy
 from jaxpure.pytrees import Static, pytree
@@ -79,6 +80,7 @@ class Pgd:
         check_range(1, num_steps=self.num_steps)
         check_range(0, momentum=self.momentum)
         check_criterion(self.criterion)
+        loss_named(self.loss)
         check_in("iterate", self.iterate, ("best", "last"))
 
     def objective(self, defense: Any, policy: Policy) -> Objective:

@@ -20,6 +20,7 @@ from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
 from jaxpure.attacks.verdict import Verdict, judge_draws
 from jaxpure.errors import check_range
 from jaxpure.keys import Key, stream
+from jaxpure.losses import loss_named
 from jaxpure.objective import Objective
 from jaxpure.policy import Policy
 from jaxpure.pytrees import Static, choose, pytree
@@ -89,6 +90,7 @@ class Square:
     def __post_init__(self):
         check_range(1, num_queries=self.num_queries, num_restarts=self.num_restarts)
         check_range(0, 1, above=True, p_init=self.p_init)
+        loss_named(self.loss)
 
     def objective(self, defense: Any, policy: Policy) -> Objective:
         return Objective(defense, policy, self.loss, eot_samples=self.eot_samples)

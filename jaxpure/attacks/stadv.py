@@ -21,6 +21,7 @@ from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
 from jaxpure.attacks.verdict import Criterion, check_criterion, judge_draws
 from jaxpure.errors import check_range
 from jaxpure.keys import Key, stream
+from jaxpure.losses import loss_named
 from jaxpure.objective import Average, Objective, clean_gradient
 from jaxpure.policy import Policy
 from jaxpure.pytrees import Static, pytree
@@ -74,6 +75,7 @@ class Stadv:
         check_range(1, num_steps=self.num_steps)
         check_range(0, tau=self.tau)
         check_criterion(self.criterion)
+        loss_named(self.loss)
 
     def objective(self, defense: Any, policy: Policy) -> Objective:
         return Objective(defense, policy, self.loss, self.average, self.eot_samples)

@@ -16,4 +16,7 @@ CASES = {
     "num_classes=7,image_size=8)",
     "vit": "vit(image_size=8,patch_size=4,features=12,depth=1,num_heads=3,mlp_features=24,"
     "num_classes=5)",
+    "airnet": "airnet(widths=[8,8],image_size=8,in_channels=1,mean=[0.3],std=[0.38])",
+    "conv_mixer": "conv_mixer(features=8,depth=1,kernel_size=3,image_size=8)",
+    "naf_unet": "naf_unet(image_size=8,widths=[8,16],blocks=[1,1],time_features=16)",
 }

@@ -310,7 +310,7 @@ def digits():
     from jaxpure import data
 
     denoiser = weights.load("digits_denoiser")
-    return denoiser, jnp.asarray(data.load("digits", "test", num_examples=3).floats())
+    return denoiser, jnp.asarray(data.load("digits(split=test)", num_examples=3).floats())
 
 
 @pytest.mark.parametrize("name", STORED)
