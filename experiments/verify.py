@@ -7,6 +7,7 @@ weights, whether N images judged anew give the same logits.
 """
 
 import sys
+from typing import Any
 
 from etils import epath
 
@@ -26,10 +27,14 @@ FLAGS = (
 )
 
 
-def lines_of(workdir: epath.Path) -> tuple[list[str], bool]:
-    """A line a rule for each evaluation of a run, and whether all is well."""
+def lines_of(workdir: epath.Path, reported: dict[str, Any]) -> tuple[list[str], bool]:
+    """A line a rule for each evaluation of a run, and whether all is well.
+
+    Args:
+      workdir: the run's folder.
+      reported: its `summary.json`.
+    """
     lines, good = [], True
-    reported = runs.read_json(workdir / "summary.json")
     for who in ("defended", "undefended"):
         folder = workdir / "records" / who
         if who == "undefended" and not folder.exists():
@@ -48,8 +53,9 @@ def main(arguments: Arguments, config: None) -> int:
             "usage: python -m experiments.verify DIR [--against=DIR] [--rejudge=N]"
         )
     workdir = program.folder(arguments.rest[0])
+    reported = runs.read_json(workdir / "summary.json")
     devices.use(arguments.cpu_devices)  # before anything is computed
-    lines, good = lines_of(workdir)
+    lines, good = lines_of(workdir, reported)
     print("\n".join([f"rules of version {VERSION}", *lines]), flush=True)
     if arguments.against is not None:
         other = program.folder(arguments.against)

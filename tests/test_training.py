@@ -451,7 +451,8 @@ def test_the_robust_loss_is_that_of_images_in_their_ball_that_fool_more():
     jax.tree.map(np.testing.assert_array_equal, same, statistics)
     seen = []
 
-    def spy(config, params, moved, labels, key):
+    def spy(config, params, moved, labels, key, *, label_smoothing):
+        assert label_smoothing == 0.0
         seen.append(moved)
         return jnp.mean(moved), params["stats"]
 
