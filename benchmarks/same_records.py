@@ -4,7 +4,8 @@
 
 Runs each config by both codes, the other commit's from a worktree of its own, on one CPU
 device, and compares logits, images and counts row by row. What follows `--` goes to both
-runs. Exits with 1 where a row differs. Weights belong to a commit, so a config whose
+runs. Exits with 1 where a row differs. What the other commit imports has to be installed
+(`ml_collections` before specs). Weights belong to a commit, so a config whose
 weights were replaced between the two needs them named after `--`.
 """
 

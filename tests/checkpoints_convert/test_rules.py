@@ -146,7 +146,44 @@ PUBLISHED = {
         models.VisionTransformer.deit_small(),
         22_050_664,
     ),
+    "he_resnet20": (
+        "he_resnet",
+        models.ResNet(
+            layers=(3, 3, 3),
+            planes=(16, 32, 64),
+            block="basic",
+            stem="cifar",
+            stem_width=16,
+            shortcut="zero_pad",
+            num_classes=10,
+            image_size=32,
+        ),
+        269_722,
+    ),
+    "diffusers_ddpm_cifar10_32": (
+        "diffusers_unet",
+        models.UNet.cifar10(),
+        35_746_307,
+    ),
 }
+# What a family reads beside the tensors.
+SETTINGS = {
+    "diffusers_ddpm_cifar10_32": {
+        "sample_size": 32,
+        "block_out_channels": [128, 256, 256, 256],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"] + ["DownBlock2D"] * 2,
+        "up_block_types": ["UpBlock2D"] * 2 + ["AttnUpBlock2D", "UpBlock2D"],
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+        "attention_head_dim": None,
+    }
+}
+
+
+def test_every_family_has_a_published_list_of_tensors():
+    assert {family for family, _, _ in PUBLISHED.values()} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -157,7 +194,7 @@ def test_a_published_list_of_tensors_is_recognised_and_fits(name):
     for line in (KEYS / f"{name}.txt").read_text().splitlines():
         tensor, shape, _ = line.split("\t")
         shapes[tensor] = tuple(int(n) for n in shape.strip("()").split(",") if n.strip())
-    contents = Contents(shapes, lambda name: np.zeros(shapes[name]))
+    contents = Contents(shapes, lambda name: np.zeros(shapes[name]), SETTINGS.get(name, {}))
     assert [f.name for f in FAMILIES.values() if f.recognise(contents)] == [family]
     assert FAMILIES[family].architecture(contents) == architecture
     network = models.abstract(architecture)
