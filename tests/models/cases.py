@@ -1,7 +1,14 @@
-"""One small instance a registered architecture, as a spec.
+"""One small instance a registered architecture, as a spec; and weights for any.
 
 An architecture that is registered without a case fails the suite.
 """
+
+import math
+
+import jax
+import numpy as np
+
+from jaxpure import models
 
 CASES = {
     "unet": "unet(image_size=8,in_channels=1,out_channels=1,channels=8,channel_mult=[1,2],"
@@ -20,3 +27,26 @@ CASES = {
     "conv_mixer": "conv_mixer(features=8,depth=1,kernel_size=3,image_size=8)",
     "naf_unet": "naf_unet(image_size=8,widths=[8,16],blocks=[1,1],time_features=16)",
 }
+
+
+def filled(architecture) -> models.Network:
+    """A network whose parameters are all at work, none zero, drawn by numpy.
+
+    `models.create` compiles a program of all initialisers, which takes longer than most
+    tests.
+    """
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        z = random.standard_normal(leaf.shape).astype(np.float32)
+        name = jax.tree_util.keystr(path, simple=True, separator=".").rsplit(".", 1)[-1]
+        if name == "var":
+            return 1 + np.abs(z) / 10
+        if name == "scale":
+            return 1 + z / 10
+        fan_in = math.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 100
+        return z / np.float32(math.sqrt(fan_in))
+
+    shapes = models.abstract(architecture)
+    params = jax.tree_util.tree_map_with_path(draw, shapes.params)
+    return models.Network(architecture, jax.tree.map(jax.numpy.asarray, params))

@@ -8,6 +8,7 @@ import pytest
 from jaxpure import models
 from jaxpure.models import airnet, depthwise, naf_unet, winograd
 from jaxpure.models.layers import SAME_3X3, conv2d
+from tests.models.cases import filled
 
 SMALL = {
     "airnet": models.AirNet(widths=(4, 6, 6), image_size=16, num_classes=5),
@@ -16,16 +17,8 @@ SMALL = {
 DENOISER = models.NafUNet(image_size=8, widths=(8, 12), blocks=(1, 2), time_features=8)
 
 
-def filled(config):
-    """A network whose parameters are all at work: none zero."""
-    network = models.create(config, jax.random.key(0))
-    leaves, structure = jax.tree.flatten(network.params["params"])
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [
-        x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
-    ]
-    params = {**network.params, "params": jax.tree.unflatten(structure, leaves)}
-    return models.Network(config, params)
+call = jax.jit(lambda network, *args: network(*args))
+mapped = jax.jit(lambda network, *args: jax.vmap(network)(*args))
 
 
 # Whitening.
@@ -52,7 +45,7 @@ def test_whitening_leaves_directions_without_variance_small():
 
 def test_fit_changes_the_first_layer_alone():
     config = SMALL["airnet"]
-    network = models.create(config, jax.random.key(0))
+    network = filled(config)
     images = jax.random.uniform(jax.random.key(0), (10, 16, 16, 3))
     fitted = config.fit(network.params, images)
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), network.params, fitted)
@@ -131,19 +124,19 @@ def test_pixels_become_channels_and_pixels_again():
 def test_classifiers_take_an_image_or_a_batch(name):
     network = filled(SMALL[name])
     x = jax.random.uniform(jax.random.key(0), (3, *SMALL[name].input_shape))
-    logits = network(x)
+    logits = call(network, x)
     assert logits.shape == (3, 5) and float(jnp.std(logits)) > 1e-3
-    np.testing.assert_allclose(jax.vmap(network)(x), logits, atol=1e-4)
+    np.testing.assert_allclose(mapped(network, x), logits, atol=1e-4)
 
 
 def test_the_denoiser_takes_an_image_or_a_batch_and_looks_at_the_time():
     network = filled(DENOISER)
     x = jax.random.normal(jax.random.key(0), (3, 8, 8, 3))
     t = jnp.array([0, 10, 200])
-    noise = network(x, t)
+    noise = call(network, x, t)
     assert noise.shape == x.shape
-    np.testing.assert_allclose(jax.vmap(network)(x, t), noise, atol=1e-4)
-    other = network(x, jnp.array([0, 10, 250]))
+    np.testing.assert_allclose(mapped(network, x, t), noise, atol=1e-4)
+    other = call(network, x, jnp.array([0, 10, 250]))
     assert float(jnp.abs(other - noise)[2].max()) > 1e-3
     np.testing.assert_array_equal(other[:2], noise[:2])
 
@@ -152,7 +145,7 @@ def test_the_denoiser_sees_further_than_a_patch():
     network = filled(DENOISER)
     t = jnp.array(10)
     x = jax.random.normal(jax.random.key(0), (8, 8, 3))
-    moved = network(x.at[0, 0].add(3.0), t) - network(x, t)
+    moved = call(network, x.at[0, 0].add(3.0), t) - call(network, x, t)
     assert float(jnp.abs(moved[-1, -1]).max()) > 0
 
 

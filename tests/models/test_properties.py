@@ -11,14 +11,14 @@ import pytest
 from jaxpure import models, specs, weights
 from jaxpure.errors import UserError
 from jaxpure.models import ARCHITECTURES
-from tests.models.cases import CASES
+from tests.models.cases import CASES, filled
 
 every_case = pytest.mark.parametrize("name", CASES)
 
 
 @functools.cache
 def network(name):
-    return models.create(specs.build(ARCHITECTURES, CASES[name]), jax.random.key(0))
+    return filled(specs.build(ARCHITECTURES, CASES[name]))
 
 
 def inputs(net, n=2):
