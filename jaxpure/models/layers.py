@@ -19,7 +19,6 @@ from flax import nnx
 from jax.interpreters import ad, batching, mlir
 
 from jaxpure.errors import UserError
-from jaxpure.models.winograd import conv3x3
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -162,7 +161,6 @@ def conv2d(
     *,
     stride: int = 1,
     padding: Padding,
-    winograd: bool = False,
 ) -> jax.Array:
     """2D convolution of `x` `(..., H, W, C)` with `kernel` `(kh, kw, C, D)`.
 
@@ -170,14 +168,9 @@ def conv2d(
     `lax.scan` XLA:CPU runs the convolutions that autodiff makes as naive loops, up to 20
     times slower. Other platforms keep autodiff's; which it is, is known when the program
     is compiled, not when it is traced.
-
-    `winograd` takes jaxpure.models.winograd there, for 3x3 kernels of stride 1 that keep
-    the size: faster for 64 channels and more, equal but to rounding; reverse mode only.
     """
     if kernel.shape[:2] == (1, 1) and stride == 1:
         return x @ kernel[0, 0]
-    if winograd and kernel.shape[:2] == (3, 3) and (stride, padding) == (1, SAME_3X3):
-        return conv3x3(x, kernel)
     images = x.reshape(-1, *x.shape[-3:])
     y = _conv_p.bind(images, kernel, stride=stride, padding=padding)
     return y.reshape(*x.shape[:-3], *y.shape[1:])
@@ -196,7 +189,6 @@ class Conv(nnx.Module):
         padding: Padding = SAME_3X3,
         bias: bool = True,
         scale: float = 1.0,
-        winograd: bool = False,
         rngs: nnx.Rngs,
     ):
         shape = (size, size, in_channels, out_channels)
@@ -205,7 +197,6 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_channels)) if bias else None
         self.stride = stride
         self.padding = padding
-        self.winograd = winograd
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].astype(x.dtype)
@@ -214,7 +205,6 @@ class Conv(nnx.Module):
             kernel,
             stride=self.stride,
             padding=self.padding,
-            winograd=self.winograd,
         )
         return y if self.bias is None else _add_last(y, self.bias[...])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpure import models
-from jaxpure.models import airnet, depthwise, naf_unet, winograd
+from jaxpure.models import airnet, depthwise, naf_unet
 from jaxpure.models.layers import SAME_3X3, conv2d
 from tests.models.cases import filled
 
@@ -74,22 +74,6 @@ def test_max_pool_takes_maxima_and_drops_the_rest():
 
 
 # Convolutions.
-
-
-@pytest.mark.parametrize("size", [(6, 6), (5, 7), (1, 1)])
-def test_winograd_is_the_plain_convolution_and_so_are_its_derivatives(size):
-    x = jax.random.normal(jax.random.key(0), (2, 3, *size, 4))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 5))
-
-    def plain(x, kernel):
-        return conv2d(x, kernel, padding=SAME_3X3)
-
-    ours, pull = jax.vjp(winograd.conv3x3, x, kernel)
-    theirs, plain_pull = jax.vjp(plain, x, kernel)
-    np.testing.assert_allclose(ours, theirs, atol=2e-5)
-    g = jax.random.normal(jax.random.key(2), ours.shape)
-    for a, b in zip(pull(g), plain_pull(g), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [3, 5])
