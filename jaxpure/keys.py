@@ -13,8 +13,11 @@ In JAX `fold_in(k, i)` and `split(k, n)[i]` are the same key, so a key is either
 of named streams or a source of indices, never both.
 """
 
+import math
 import zlib
+from collections.abc import Callable
 from dataclasses import field
+from typing import Any
 
 import jax
 
@@ -69,4 +72,16 @@ def part(key: AnyKey, name: str) -> Key:
 
 def noise_at(key: Key, index: jax.Array | int, like: jax.Array) -> jax.Array:
     """Standard normal noise of `like`'s shape and dtype, addressed by an index."""
-    return jax.random.normal(jax.random.fold_in(key, index), like.shape, like.dtype)
+    key = jax.random.fold_in(key, index)
+    return drawn(jax.random.normal, key, like.shape, like.dtype)
+
+
+def drawn(
+    sampler: Callable[..., jax.Array], key: Key, shape: tuple[int, ...], *args: Any
+) -> jax.Array:
+    """`sampler(key, shape, *args)` of `jax.random`, drawn flat: the same numbers.
+
+    On a CPU, XLA takes seconds to compile a draw of four axes, and a tenth of that to
+    compile a flat one; JAX numbers random bits along the flat array in both.
+    """
+    return sampler(key, (math.prod(shape),), *args).reshape(shape)

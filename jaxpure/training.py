@@ -17,7 +17,7 @@ import optax
 from jaxpure import models
 from jaxpure.attacks import Linf, Pgd, search
 from jaxpure.defenses import PurifiedClassifier
-from jaxpure.keys import Key, stream
+from jaxpure.keys import Key, drawn, stream
 from jaxpure.models.network import batch_stats, bind
 from jaxpure.policy import PRESETS
 from jaxpure.purifiers.identity import Identity
@@ -117,7 +117,7 @@ def denoiser_loss(
     del labels
     n = len(images)
     t = jax.random.randint(stream(key, "timestep"), (n,), 0, len(alphas_cumprod))
-    noise = jax.random.normal(stream(key, "noise"), images.shape)
+    noise = drawn(jax.random.normal, stream(key, "noise"), images.shape)
     signal = alphas_cumprod[t][:, None, None, None]
     noised = jnp.sqrt(signal) * (2 * images - 1) + jnp.sqrt(1 - signal) * noise
     predicted = bind(config, params)(noised, t)

@@ -33,7 +33,7 @@ from jaxpure.attacks.balls import NormBall, check_ball
 from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
 from jaxpure.attacks.verdict import judge_draws, target_class
 from jaxpure.errors import UserError, check_in, check_range
-from jaxpure.keys import Key, stream
+from jaxpure.keys import Key, drawn, stream
 from jaxpure.losses import is_ratio, is_targeted, loss_named, loss_of
 from jaxpure.objective import Evaluation, Objective
 from jaxpure.policy import Policy
@@ -260,7 +260,7 @@ class Apgd:
 def random_start(ball: NormBall, key: Key, x: Image) -> Image:
     """A point on the ball's edge; in L1, the nearest one to Gaussian noise."""
     if ball.name == "l1":
-        return ball.project(x + jax.random.normal(key, x.shape, x.dtype), x)
+        return ball.project(x + drawn(jax.random.normal, key, x.shape, x.dtype), x)
     return jnp.clip(x + ball.eps * ball.random_direction(key, x), 0, 1)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxpure.attacks.flow import Flow
 from jaxpure.errors import UserError, check_range
-from jaxpure.keys import Key
+from jaxpure.keys import Key, drawn
 from jaxpure.pytrees import pytree
 from jaxpure.specs import Registry
 from jaxpure.types import Image
@@ -81,7 +81,7 @@ class Linf:
         check_range(0, 1, eps=self.eps)
 
     def start(self, key: Key, x: Image) -> Image:
-        noise = jax.random.uniform(key, x.shape, x.dtype, -1, 1)
+        noise = drawn(jax.random.uniform, key, x.shape, x.dtype, -1, 1)
         return self.project(x + self.eps * noise, x)
 
     def direction(self, gradient: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ class Linf:
         return jnp.max(jnp.abs(x - centre))
 
     def random_direction(self, key: Key, like: Image) -> Image:
-        noise = jax.random.uniform(key, like.shape, like.dtype, -1, 1)
+        noise = drawn(jax.random.uniform, key, like.shape, like.dtype, -1, 1)
         return noise / self.distance(noise, jnp.zeros_like(noise))
 
     def excess(self, images: np.ndarray, originals: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ class L2:
         return jnp.linalg.norm((x - centre).ravel())
 
     def random_direction(self, key: Key, like: Image) -> Image:
-        noise = jax.random.normal(key, like.shape, like.dtype)
+        noise = drawn(jax.random.normal, key, like.shape, like.dtype)
         return noise / self.distance(noise, jnp.zeros_like(noise))
 
     def excess(self, images: np.ndarray, originals: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ class L1:
         # pixels leaves the others uniform in its inside. Every orthant is as likely.
         sizes, signs = jax.random.split(key)
         sizes = jax.random.exponential(sizes, (x.size + 1,), x.dtype)
-        signs = jax.random.rademacher(signs, x.shape, x.dtype)
+        signs = drawn(jax.random.rademacher, signs, x.shape, x.dtype)
         point = signs * (sizes / jnp.sum(sizes))[: x.size].reshape(x.shape)
         return jnp.clip(x + self.eps * point, 0, 1)
 
@@ -216,7 +216,7 @@ class L1:
         return jnp.sum(jnp.abs(x - centre))
 
     def random_direction(self, key: Key, like: Image) -> Image:
-        noise = jax.random.normal(key, like.shape, like.dtype)
+        noise = drawn(jax.random.normal, key, like.shape, like.dtype)
         return noise / self.distance(noise, jnp.zeros_like(noise))
 
     def excess(self, images: np.ndarray, originals: np.ndarray) -> np.ndarray:

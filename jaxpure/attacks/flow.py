@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpure.errors import check_range
-from jaxpure.keys import Key
+from jaxpure.keys import Key, drawn
 from jaxpure.pytrees import pytree
 from jaxpure.types import Image
 
@@ -33,7 +33,7 @@ class Flow:
 
     def start(self, key: Key, x: Image) -> jax.Array:
         """A random flow `(H, W, 2)`, rows and columns, in pixels."""
-        flow = jax.random.uniform(key, (*x.shape[:2], 2), x.dtype, -1, 1)
+        flow = drawn(jax.random.uniform, key, (*x.shape[:2], 2), x.dtype, -1, 1)
         return flow * self.bound(x)
 
     def bound(self, x: Image) -> jax.Array:

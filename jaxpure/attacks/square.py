@@ -19,7 +19,7 @@ from jaxpure.attacks.balls import NormBall, check_ball
 from jaxpure.attacks.progress import Budget, Example, Progress, init_progress
 from jaxpure.attacks.verdict import Verdict, judge_draws
 from jaxpure.errors import check_range
-from jaxpure.keys import Key, stream
+from jaxpure.keys import Key, drawn, stream
 from jaxpure.losses import loss_named
 from jaxpure.objective import Objective
 from jaxpure.policy import Policy
@@ -222,7 +222,7 @@ def inside(row, column, size, shape: tuple[int, ...]) -> jax.Array:
 
 def stripes(key: Key, x: Image, eps) -> Image:
     """Vertical stripes, one pixel wide, on the ball's corners."""
-    signs = jax.random.rademacher(key, (1, *x.shape[1:]), x.dtype)
+    signs = drawn(jax.random.rademacher, key, (1, *x.shape[1:]), x.dtype)
     return jnp.clip(x + eps * signs, 0, 1)
 
 
@@ -246,7 +246,7 @@ def tiles(key: Key, x: Image, eps) -> Image:
     counts = height // side, width // side
     turns, signs = jax.random.split(key)
     turned = jax.random.bernoulli(turns, 0.5, counts)
-    signs = jax.random.rademacher(signs, (*counts, channels), x.dtype)
+    signs = drawn(jax.random.rademacher, signs, (*counts, channels), x.dtype)
     place = jnp.arange(side)
     bumps = two_bumps(place[:, None], place[None, :], side, side).astype(x.dtype)
     bumps = jnp.where(turned[..., None, None], bumps.T, bumps)

@@ -15,12 +15,12 @@ import numpy as np
 
 from jaxpure.dissect.derivatives import Map, jvp, normalise, vjp
 from jaxpure.dissect.results import Result, bootstrap, require_finite
-from jaxpure.keys import Key
+from jaxpure.keys import Key, drawn
 
 
 def isotropic(key: Key, n: int, like: jax.Array) -> jax.Array:
     """`(n, ...)` directions of length 1, even over the sphere, in `like`'s shape."""
-    noise = jax.random.normal(key, (n, *like.shape), like.dtype)
+    noise = drawn(jax.random.normal, key, (n, *like.shape), like.dtype)
     return jax.vmap(normalise)(noise)
 
 
@@ -82,7 +82,7 @@ def jacobian_norm(f: Map, x: jax.Array, key: Key, probes: int) -> JacobianNorm:
     if probes < 2:
         raise ValueError(f"{probes=}, expected at least 2 for an error of the estimate")
     y = jax.eval_shape(f, x)
-    cotangents = jax.random.normal(key, (probes, *y.shape), y.dtype)
+    cotangents = drawn(jax.random.normal, key, (probes, *y.shape), y.dtype)
     squares = jax.lax.map(lambda u: jnp.sum(jnp.square(vjp(f, x, u))), cotangents)
     mean = jnp.mean(squares) / x.size
     rate = jnp.sqrt(mean)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxpure.diffusion import Chain, add_noise, reverse_states
 from jaxpure.dissect.draws import PartKeys, noise_at, part
 from jaxpure.dissect.similarity import ssim
-from jaxpure.keys import Key
+from jaxpure.keys import Key, drawn
 from jaxpure.types import Classifier, Image, Label, Purifier
 
 
@@ -203,7 +203,7 @@ def margin(logits: jax.Array, label: Label) -> jax.Array:
 
 def random_like(key: Key, perturbation: jax.Array) -> jax.Array:
     """A perturbation of the same L2 length in a direction drawn evenly from the sphere."""
-    noise = jax.random.normal(key, perturbation.shape, perturbation.dtype)
+    noise = drawn(jax.random.normal, key, perturbation.shape, perturbation.dtype)
     length = jnp.sqrt(jnp.sum(jnp.square(perturbation)) / jnp.sum(jnp.square(noise)))
     return noise * length
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxpure.keys import drawn
+
 
 def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x` `(..., H, W, C)`, each channel with its own of `kernel` `(k, k, C)`, k odd.
@@ -25,6 +27,5 @@ def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def depthwise_init(key: jax.Array, size: int, channels: int) -> jax.Array:
     """A kernel `(size, size, channels)`, uniform with variance `1 / (3 size size)`."""
-    return jax.random.uniform(
-        key, (size, size, channels), minval=-1 / size, maxval=1 / size
-    )
+    shape = (size, size, channels)
+    return drawn(jax.random.uniform, key, shape, jnp.float32, -1 / size, 1 / size)

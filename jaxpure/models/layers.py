@@ -19,6 +19,7 @@ from flax import nnx
 from jax.interpreters import ad, batching, mlir
 
 from jaxpure.errors import UserError
+from jaxpure.keys import drawn
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -176,6 +177,17 @@ def conv2d(
     return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
+def fan_avg_uniform(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
+    """A kernel `(..., inputs, outputs)`, uniform with variance `scale` over its mean fan.
+
+    That of the U-Nets of Ho et al. 2020 (`variance_scaling` of flax, "fan_avg"); a scale
+    of 0 is 1e-10, as there.
+    """
+    fan = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
+    limit = jnp.sqrt(3 * jnp.array(max(scale, 1e-10) / fan, jnp.float32))
+    return limit * drawn(jax.random.uniform, key, shape, jnp.float32, -1.0, 1.0)
+
+
 class Conv(nnx.Module):
     """Convolution with a bias (or none), in the dtype of its input."""
 
@@ -192,8 +204,7 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         shape = (size, size, in_channels, out_channels)
-        init = nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
-        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(fan_avg_uniform(rngs.params(), shape, scale))
         self.bias = nnx.Param(jnp.zeros(out_channels)) if bias else None
         self.stride = stride
         self.padding = padding
@@ -220,10 +231,8 @@ class Dense(nnx.Module):
         scale: float = 1.0,
         rngs: nnx.Rngs,
     ):
-        init = nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
-        self.kernel = nnx.Param(
-            init(rngs.params(), (in_features, out_features), jnp.float32)
-        )
+        shape = (in_features, out_features)
+        self.kernel = nnx.Param(fan_avg_uniform(rngs.params(), shape, scale))
         self.bias = nnx.Param(jnp.zeros(out_features))
 
     def __call__(self, x: jax.Array) -> jax.Array:
