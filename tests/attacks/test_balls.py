@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize
+from scipy import optimize, stats
 
 from jaxpure.attacks.balls import BALLS, L1, L2, Linf, ascend, check_radius, distances
 from jaxpure.attacks.flow import Flow, warp
@@ -93,6 +93,54 @@ def test_starts_are_inside_differ_by_key_and_reach_the_edge(name):
     assert (ball.excess(points, originals) <= 1e-6).all()
     sizes = distances(points, originals)[name] / ball.eps
     assert sizes.max() > 0.85 and len(np.unique(sizes)) == 200
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_starts_are_uniform_in_the_ball(name):
+    """By the laws of their lengths and of each pixel, and no two pixels go together."""
+    ball, n, size = BALLS[name](0.2), 4000, 6
+    keys = jax.random.split(jax.random.key(0), n)
+    points = jax.jit(jax.vmap(ball.start, (0, None)))(keys, jnp.full(SHAPE, 0.5))
+    deltas = (np.asarray(points, np.float64) - 0.5).reshape(n, size) / 0.2
+    if name == "linf":
+        shares, law = (deltas + 1) / 2, stats.uniform()
+    else:
+        lengths = np.linalg.norm(deltas, 2 if name == "l2" else 1, axis=1)
+        assert stats.kstest(lengths**size, "uniform").pvalue > 1e-3
+        shares = deltas / lengths[:, None]
+        if name == "l2":  # a coordinate of the sphere: a shifted beta
+            half = (size - 1) / 2
+            law = stats.beta(half, half, loc=-1, scale=2)
+        else:  # of a point of the simplex, up to its sign
+            shares, law = np.abs(shares), stats.beta(1, size - 1)
+    for pixel in range(size):
+        assert stats.kstest(shares[:, pixel], law.cdf).pvalue > 1e-3
+        assert stats.binomtest(int((deltas[:, pixel] > 0).sum()), n).pvalue > 1e-3
+    correlation = np.corrcoef(deltas.T) - np.eye(size)
+    assert np.abs(correlation).max() < 5 / np.sqrt(n)
+
+
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("exponent", [-30, 30])
+def test_the_direction_of_a_gradient_of_any_size_is_one(name, exponent):
+    """Those of a confident classifier have squares below the smallest float32."""
+    gradient = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    direction = jax.jit(NORMS[name].direction)
+    found = direction(jnp.asarray(gradient * np.float32(10.0**exponent)))
+    np.testing.assert_allclose(found, direction(jnp.asarray(gradient)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["linf", "l2"])
+def test_a_projection_is_the_nearest_point_of_the_ball(name):
+    """Where the box does not cut it: the way there and any way on make no sharp angle."""
+    rng, ball = np.random.default_rng(0), NORMS[name]
+    centre = rng.uniform(0.45, 0.55, SHAPE).astype(np.float32)
+    far = (centre + rng.normal(size=SHAPE)).astype(np.float32)
+    near = np.asarray(ball.project(jnp.asarray(far), jnp.asarray(centre)))
+    for _ in range(50):
+        other = rng.normal(size=SHAPE)
+        other = centre + ball.eps * other / max(length(name, other), ball.eps)
+        assert np.vdot(far - near, other - near) <= 1e-5
 
 
 @pytest.mark.parametrize("name", NORMS)
