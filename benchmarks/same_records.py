@@ -47,6 +47,7 @@ def main(argv: list[str]) -> int:
             for config in configs:
                 before = _records(other, config, extra, scratch / f"{config}-before")
                 after = _records(root, config, extra, scratch / f"{config}-after")
+                _drop_wrong_ones(before, after["clean"])
                 for kind in KINDS:
                     count = _differing(before[kind], after[kind])
                     differ += count
@@ -84,6 +85,14 @@ def _decoded(value: Any) -> Any:
         return value
     flat = np.frombuffer(base64.b64decode(value["base64"]), value["dtype"])
     return flat.reshape(value["shape"])
+
+
+def _drop_wrong_ones(before: dict[str, Rows], clean: Rows) -> None:
+    """Drops attack rows of images that were wrong unattacked: later code makes none."""
+    for index, row in clean.items():
+        if np.argmax(row["logits"][0]) != row["label"]:
+            for kind in ("attacked", "judged"):
+                before[kind].pop(index, None)
 
 
 def _differing(before: Rows, after: Rows) -> int:
