@@ -93,6 +93,7 @@ def test_counts_what_was_spent(replay):
     assert summary["denoiser_evaluations"] == 3 * spent
 
 
+@pytest.mark.slow
 def test_killed_three_times_is_the_same_as_unbroken(replay, tmp_path):
     workdir = tmp_path / "killed"
     arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
@@ -124,7 +125,7 @@ def with_devices(count: int, workdir: pathlib.Path) -> None:
     assert json.loads((workdir / "summary.json").read_text())["num_devices"] == count
 
 
-@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_devices_do_not_matter(replay, tmp_path, count):
     with_devices(count, tmp_path)
     same_results(replay, tmp_path)
@@ -185,6 +186,7 @@ def test_judged_again_without_attacking(replay, tmp_path):
     assert again["worst_of_n"] == summary["worst_of_n"]
 
 
+@pytest.mark.slow
 def test_compare_pairs_two_policies(replay, tmp_path):
     fresh = tmp_path / "fresh"
     code, output = run("run", "--config=digits_bpda_fresh", f"--workdir={fresh}", *TINY)
@@ -205,6 +207,7 @@ def test_another_config_is_refused_its_workdir(replay):
     assert code == 2 and "differ in policy" in error_line(output)
 
 
+@pytest.mark.slow
 def test_imagenet_end_to_end_with_small_random_networks(tmp_path):
     """Its own config: a folder of images, purified at another size, learned variance."""
     random = np.random.default_rng(0)
