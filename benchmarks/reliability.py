@@ -5,7 +5,7 @@
 Runs `experiments.run` and `experiments.train` on a few digits, strikes each process at a
 random moment of its life (SIGKILL, or SIGINT and SIGTERM), and goes on with the same
 command until it comes to its end; then compares what it left with an unbroken run's, to the
-bit. A crowd is four processes at once on one workdir. Every second run saves the states
+bit. Moments are in seconds of processor time, so that other work on the machine moves none. A crowd is four processes at once on one workdir. Every second run saves the states
 under way at every step, so that strikes find such files too. Prints a line a workdir and,
 at the end, counts; writes them as JSON with every moment, so that a trial can be repeated.
 Exit code 1 if anything was lost, changed, swallowed or left behind.
@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,9 @@ import numpy as np
 from jaxpure.evaluation.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
-LATEST = 30.0  # seconds in which a busy machine may end a process that was interrupted
+LATEST = 120.0  # seconds in which a busy machine may end a process that was interrupted
+POLL_SECONDS = 0.01
+TICKS = os.sysconf("SC_CLK_TCK")
 MOST_STRIKES = 5  # on one workdir; then its process is left alone
 WRITERS = 4
 INTERRUPTS = ("SIGINT", "SIGTERM")
@@ -66,15 +69,46 @@ class Program(NamedTuple):
     start: tuple[str, ...]
     arguments: tuple[str, ...]
 
-    def begin(self, workdir: Path) -> subprocess.Popen:
-        return subprocess.Popen(
+    def begin(self, workdir: Path) -> "Started":
+        output = tempfile.TemporaryFile("w+")
+        process = subprocess.Popen(
             [sys.executable, *self.start, *self.arguments, f"--workdir={workdir}"],
             cwd=ROOT,
             env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
         )
+        return Started(process, output)
+
+
+class Started(NamedTuple):
+    """A process and the file that takes its output."""
+
+    process: subprocess.Popen
+    output: Any
+
+    def wait(self, seconds: float | None = None) -> tuple[int, str]:
+        """The exit code and all output; subprocess.TimeoutExpired after so many seconds."""
+        code = self.process.wait(seconds)
+        self.output.seek(0)
+        return code, self.output.read()
+
+    def works_until(self, moment: float) -> bool:
+        """Waits until it has spent so much processor time; False if it ended before."""
+        while self.process.poll() is None:
+            if _processor_seconds(self.process.pid) >= moment:
+                return True
+            time.sleep(POLL_SECONDS)
+        return False
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has spent so far, by Linux's own count."""
+    try:
+        numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0  # it has just gone
+    return (int(numbers[11]) + int(numbers[12])) / TICKS
 
 
 RUN_ARGUMENTS = (
@@ -106,7 +140,7 @@ PROGRAMS = (
 
 @dataclass
 class Whole:
-    """What an unbroken process left, and how long it took."""
+    """What an unbroken process left, and the processor time that it took."""
 
     content: dict[str, str]
     files: set[str]
@@ -120,13 +154,15 @@ class Trial:
     Attributes:
       number: of the trial; with the campaign's seed it gives its random moments.
       program: name of the command.
-      strikes: `(signal, seconds after the start, how the process ended)`.
+      strikes: `(signal, processor seconds at which it was sent, how the process ended)`.
+      latest: the most seconds that an interrupted process took to end.
       wrong: what was lost, changed, swallowed or left behind.
     """
 
     number: int
     program: str
     strikes: list[tuple[str, float, str]] = field(default_factory=list)
+    latest: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
     def count(self, *signals: str) -> int:
@@ -185,16 +221,15 @@ def unbroken(program: Program, place: Path) -> Whole:
     """Two unbroken runs, which must leave the same; the second finds all compiled."""
     found = []
     for attempt in range(2):
-        workdir, started = place / f"unbroken {program.name} {attempt}", time.monotonic()
-        process = program.begin(workdir)
-        output, _ = process.communicate()
-        if process.returncode:
+        workdir, before = place / f"unbroken {program.name} {attempt}", _spent()
+        code, output = program.begin(workdir).wait()
+        if code:
             raise RuntimeError(f"an unbroken {program.name} failed:\n{output}")
-        seconds = time.monotonic() - started
+        seconds = _spent() - before
         found.append(Whole(content(workdir), files(workdir), seconds))
     if found[0].content != found[1].content:
         raise RuntimeError(f"two unbroken processes of {program.name} differ")
-    print(f"unbroken {program.name}: {found[1].seconds:.0f} s", flush=True)
+    print(f"unbroken {program.name}: {found[1].seconds:.0f} processor seconds", flush=True)
     return found[1]
 
 
@@ -212,22 +247,15 @@ def strike(
     trial = Trial(number, program.name)
     rows: dict[Any, set[str]] = {}
     while len(trial.strikes) < MOST_STRIKES:
-        kill, interrupt = (
-            left[0] - trial.count("SIGKILL"),
-            left[1] - trial.count(*INTERRUPTS),
-        )
-        if kill <= 0 and interrupt <= 0:
+        due = [left[0] - trial.count("SIGKILL"), left[1] - trial.count(*INTERRUPTS)]
+        if max(due) <= 0:
             break
-        (due,) = randomly.choices(
-            [("SIGKILL",), INTERRUPTS], [max(kill, 0), max(interrupt, 0)]
-        )
-        kind = randomly.choice(due)
-        process = program.begin(workdir)
-        moment = randomly.uniform(0, whole.seconds)
-        ended = _end(process, kind, moment)
+        (kinds,) = randomly.choices([("SIGKILL",), INTERRUPTS], [max(n, 0) for n in due])
+        kind, moment = randomly.choice(kinds), randomly.uniform(0, whole.seconds)
+        ended = _end(program.begin(workdir), kind, moment, trial)
         trial.strikes.append((kind, round(moment, 2), ended))
         if ended not in ("killed", "said so", "ended before it began", "was done"):
-            trial.wrong.append(f"{kind} after {moment:.2f} s: {ended}")
+            trial.wrong.append(f"{kind} at {moment:.2f} s: {ended}")
         after = recorded(workdir)
         gone = [where for where, digests in rows.items() if after.get(where) != digests]
         trial.wrong += [f"row lost or changed: {where}" for where in gone]
@@ -245,14 +273,13 @@ def crowd(program: Program, place: Path, wholes: dict[str, Whole], number: int) 
     """Four processes at once on one workdir: one works, the others are told."""
     workdir = place / f"trial {number}"
     trial = Trial(number, f"{WRITERS} writers: {program.name}")
-    processes = [program.begin(workdir) for _ in range(WRITERS)]
-    for process in processes:
-        output, _ = process.communicate()
+    for started in [program.begin(workdir) for _ in range(WRITERS)]:
+        code, output = started.wait()
         told = "is in use by process" in output or "has just begun to work" in output
-        how = "refused" if process.returncode == 2 and told else "was done"
-        if process.returncode not in (0, 2) or (process.returncode == 2 and not told):
-            how = f"exit code {process.returncode}"
-            trial.wrong.append(f"{how}: {output[-300:]}")
+        how = "was done" if code == 0 else "refused" if code == 2 and told else None
+        if how is None:
+            how = _failed(code, output)
+            trial.wrong.append(how)
         trial.strikes.append(("none", 0.0, how))
     output = _to_the_end(program, workdir, trial)
     trial.wrong += different(wholes[program.name], workdir, output)
@@ -260,39 +287,43 @@ def crowd(program: Program, place: Path, wholes: dict[str, Whole], number: int) 
     return trial
 
 
-def _end(process: subprocess.Popen, kind: str, moment: float) -> str:
+def _end(started: Started, kind: str, moment: float, trial: Trial) -> str:
     """Strikes a process at a moment of its life; how it ended, in words."""
+    if started.works_until(moment):
+        started.process.send_signal(getattr(signal, kind))
+    sent = time.monotonic()
     try:
-        output, _ = process.communicate(timeout=moment)
-        return "was done" if process.returncode == 0 else _failed(process, output)
+        code, output = started.wait(LATEST)
     except subprocess.TimeoutExpired:
-        process.send_signal(getattr(signal, kind))
-    try:
-        output, _ = process.communicate(timeout=LATEST)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+        started.process.kill()
+        started.process.wait()
         return f"swallowed: it went on for {LATEST:.0f} s"
-    if process.returncode == 0:
-        return "was done"  # in that moment
+    if code == 0:
+        return "was done"  # before, or in that very moment
     if kind == "SIGKILL":
-        return "killed"
-    if process.returncode == 130 and "interrupted" in output:
-        return "said so" if "Traceback" not in output else "a traceback"
-    if process.returncode == -getattr(signal, kind) or "KeyboardInterrupt" in output:
+        return "killed" if code == -signal.SIGKILL else _failed(code, output)
+    trial.latest = max(trial.latest, round(time.monotonic() - sent, 2))
+    if code == 130 and "interrupted" in output:
+        return "said so" if "Traceback" not in output else f"a traceback: {output[-300:]}"
+    if code == -getattr(signal, kind) or "KeyboardInterrupt" in output:
         return "ended before it began"  # Python itself was not yet there
-    return _failed(process, output)
+    return _failed(code, output)
 
 
-def _failed(process: subprocess.Popen, output: str) -> str:
-    return f"exit code {process.returncode}: {output[-300:]}"
+def _failed(code: int, output: str) -> str:
+    return f"exit code {code}: {output[-300:]}"
+
+
+def _spent() -> float:
+    """Processor seconds of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _to_the_end(program: Program, workdir: Path, trial: Trial) -> str:
-    process = program.begin(workdir)
-    output, _ = process.communicate()
-    if process.returncode:
-        trial.wrong.append(f"going on failed: {_failed(process, output)}")
+    code, output = program.begin(workdir).wait()
+    if code:
+        trial.wrong.append(f"going on failed: {_failed(code, output)}")
     return output
 
 
@@ -368,6 +399,7 @@ def _summary(trials: list[Trial], seed: int, started: float) -> dict[str, Any]:
         "workdirs": dict(Counter(trial.program for trial in trials)),
         "ends": dict(sorted(ends.items())),
         "wrong": [f"trial {t.number}: {what}" for t in trials for what in t.wrong],
+        "latest_interrupt_seconds": max((t.latest for t in trials), default=0.0),
         "minutes": round((time.monotonic() - started) / 60, 1),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs",
         "versions": {"jax": jax.__version__, "python": platform.python_version()},

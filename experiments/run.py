@@ -9,6 +9,7 @@ any moment; the same command goes on where it was.
     --config.attack='apgd(num_restarts=5)'          another attack
     --config.attack.num_steps=10                    one option of it
     --config.ball='l2(0.5)' --config.purifier.step_rule.eta=0.5
+    --limit=20, --indices=3,17,40-49                fewer or other examples
 """
 
 import io
@@ -22,8 +23,8 @@ import jax
 import numpy as np
 from etils import epath
 
+from experiments import choice, cost, judge, program, runs
 from experiments import config as configs
-from experiments import cost, judge, program, runs
 from experiments.arguments import Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
 from experiments.summary import summarize
@@ -43,6 +44,7 @@ FLAGS = (
         least=0,
         most=SEED_LIMIT - 1,
     ),
+    *choice.FLAGS,
     Flag("distributed", "calls jax.distributed.initialize() first", bool, False),
 )
 
@@ -189,6 +191,7 @@ def _clear(workdir: epath.Path) -> None:
 
 def main(arguments: Arguments, config: configs.RunConfig) -> None:
     """One run, from its command line."""
+    config = choice.chosen(config, arguments.limit, arguments.indices)
     if arguments.distributed:
         jax.distributed.initialize()
     if arguments.dry_run:
