@@ -5,10 +5,11 @@
 Runs `experiments.run` and `experiments.train` on a few digits, strikes each process at a
 random moment of its life (SIGKILL, or SIGINT and SIGTERM), and goes on with the same
 command until it comes to its end; then compares what it left with an unbroken run's, to the
-bit. Moments are in seconds of processor time, so that other work on the machine moves none. A crowd is four processes at once on one workdir. Every second run saves the states
-under way at every step, so that strikes find such files too. Prints a line a workdir and,
-at the end, counts; writes them as JSON with every moment, so that a trial can be repeated.
-Exit code 1 if anything was lost, changed, swallowed or left behind.
+bit. Moments are in processor time, so that other work on the machine moves none. A crowd is
+four processes at once on one workdir. Every second run saves the states under way at every
+step, so that strikes find such files too. Prints a line a workdir and, at the end, counts;
+writes them as JSON with every moment, so that a trial can be repeated. Exit code 1 if
+anything was lost, changed, swallowed or left behind.
 """
 
 import argparse
