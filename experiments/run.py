@@ -29,9 +29,9 @@ from experiments.arguments import Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
 from experiments.summary import summarize
 from jaxpure import keys, report
-from jaxpure.evaluation import Result, lanes, lock, settle, share_of_process
+from jaxpure.evaluation import Result, lanes, lock, records, settle, share_of_process
 from jaxpure.evaluation import run as run_evaluation
-from jaxpure.evaluation.identity import identify
+from jaxpure.evaluation.identity import describe, identify
 from jaxpure.files import write_atomically
 from jaxpure.policy import judging_keys
 
@@ -57,7 +57,6 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
     """
     config = built.config
     ours, mesh = share_of_process(built.dataset), lanes.local_mesh()
-    records = workdir / "records"
     with _Clock(workdir) as clock:
         for setup, who in (
             (built.undefended_setup, "undefended"),
@@ -65,7 +64,7 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
         ):
             with program.progress(len(ours), "image") as bar:
                 tell = partial(_show, bar, clock, who)
-                folder = records / who
+                folder = workdir / "records" / who
                 run_evaluation(
                     setup, ours, built.root, config.batch_size, folder, tell, mesh
                 )
@@ -75,8 +74,9 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
         multihost_utils.sync_global_devices("all records are written")
         if jax.process_index():
             return {}
-    undefended = _load(built, built.undefended_setup, records / "undefended")
-    defended = _load(built, built.setup, records / "defended")
+    place = workdir / "records"
+    undefended = _load(built, built.undefended_setup, place / "undefended")
+    defended = _load(built, built.setup, place / "defended")
     summary = summarize(built, name, undefended, defended, clock.seconds)
     _write_columns(workdir, undefended, defended)
     page = workdir / "report.html"
@@ -84,6 +84,15 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
     program.write_json(workdir / "summary.json", summary)
     print(f"\n{report.verdict(summary)}\n{page}", flush=True)
     return summary
+
+
+def claim_records(built: Experiment, workdir: epath.Path) -> None:
+    """Refuses records of other weights or other data, before anything is measured."""
+    ours, size = share_of_process(built.dataset), built.config.batch_size
+    for setup, who in ((built.undefended_setup, "undefended"), (built.setup, "defended")):
+        identity = identify(setup, built.root, size, ours)
+        about = describe(setup, built.root, size)
+        records.claim(workdir / "records" / who, identity, about)
 
 
 def _load(built: Experiment, setup: Any, folder: epath.Path) -> Result:
@@ -210,6 +219,7 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
     with lock.held(workdir):
         program.claim(workdir, arguments, config)
         _clear(workdir)
+        claim_records(built, workdir)
         cost.announce(built)
         run(built, str(arguments.config), workdir)
 
