@@ -13,6 +13,7 @@ any moment; the same command goes on where it was.
 """
 
 import io
+import math
 import pathlib
 import sys
 import time
@@ -107,7 +108,8 @@ class _Clock:
     def __init__(self, workdir: epath.Path):
         self.path = workdir / "seconds.txt"
         try:
-            self.seconds = float(self.path.read_text())
+            found = float(self.path.read_text())
+            self.seconds = found if 0 <= found < math.inf else 0.0
         except (OSError, ValueError):  # none yet, or cut short: it is only a time
             self.seconds = 0.0
 
