@@ -247,12 +247,11 @@ def choices_of_examples() -> Iterator[Bad]:
         yield Bad("run", (RUN, f"--indices={text}"), "indices")
     yield Bad("run", (RUN, "--limit=201"), "--limit=201")
     yield Bad("run", (RUN, "--indices=3,4", "--limit=3"), "--limit=3")
-    yield Bad("check-gradient", (RUN, "--example=200"), "--example=200")
 
 
 PLACES = {
     "/dev/null/x": "/dev/null",
-    "/proc/nowhere/run": "/proc/nowhere",
+    "a-file/x": "a-file",
     "x" * 300: "File name too long",
     "a\0b": "null byte",
     "foo://bucket/run": "foo",
@@ -297,6 +296,7 @@ DAMAGES: dict[str, bytes] = {
     "other encodings": '{"config": "ü"}'.encode("utf-16"),
     "a config of strangers": b'{"version": 2, "config": {"data": 5}, "weights": []}',
     "a config of unknown fields": b'{"config": {"data": "digits", "nosuch": 1}}',
+    "a config of wrong types": b'{"config": {"data": "digits", "seed": "x", "ball": []}}',
     "an infinite number": b'{"config": {"data": "digits", "seed": 1e999}}',
 }
 
@@ -339,7 +339,7 @@ def damaged_weights(folder: Path) -> Iterator[Bad]:
     for number, content in enumerate(contents.values()):
         path = folder / f"{number}.safetensors"
         path.write_bytes(content)
-        yield Bad("run", (RUN, f"--config.denoiser={path}"), str(path))
+        yield Bad("run", (RUN, f"--config.classifier={path}"), str(path))
         yield Bad("convert", (str(path), str(folder / "out.safetensors")), str(path))
         yield Bad("convert", ("--check", str(path)), str(path))
     (folder / "folder.safetensors").mkdir()
