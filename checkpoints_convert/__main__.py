@@ -7,6 +7,7 @@ python -m checkpoints_convert --check OUT [--data cifar10]
 
 import argparse
 import sys
+from typing import NoReturn
 
 from checkpoints_convert import published
 from checkpoints_convert.conversion import check, convert
@@ -14,8 +15,16 @@ from checkpoints_convert.families import FAMILIES
 from jaxpure.errors import UserError
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, as all programs here do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help says more)")
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    """Does what the command line asks for; SystemExit with 2 for what a user can mend."""
+    parser = _Parser(
         prog="python -m checkpoints_convert",
         description="Converts published weights into a jaxpure network and its card.",
     )
@@ -32,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="families and known weights")
     parser.add_argument("--check", metavar="OUT", help="hash and one forward pass")
     parser.add_argument("--data", help="with --check: measure accuracy on this test set")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         if args.list:
             _list()
         elif args.check:
@@ -42,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
             _convert(args)
         else:
             parser.error("give SOURCE and OUT, --list, or --check OUT")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -87,6 +87,8 @@ def open_contents(path: Path) -> Contents:
     """
     file = weights_file(path)
     tensors = _open_tensors(file)
+    if not tensors:
+        raise ConversionError(f"{file} holds no tensors")
     settings, trained = {}, {}
     if path.is_dir():
         settings = _json(file.parent / "config.json")

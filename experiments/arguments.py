@@ -22,7 +22,7 @@ class Flag(NamedTuple):
     Attributes:
       name: without its dashes.
       help: one line.
-      kind: of its value: str or int; bool for a switch that takes none.
+      kind: of its value: str, int or float; bool for a switch that takes none.
       default: where it is not given.
       least: the smallest number that makes sense.
       most: the largest.
@@ -32,8 +32,8 @@ class Flag(NamedTuple):
     help: str
     kind: type = str
     default: Any = None
-    least: int | None = None
-    most: int | None = None
+    least: float | None = None
+    most: float | None = None
 
 
 class Override(NamedTuple):
@@ -143,7 +143,7 @@ def usage(flags: Iterable[Flag]) -> str:
     """A line for each option."""
     rows = []
     for flag in (*flags, HELP):
-        value = {str: "=TEXT", int: "=N", bool: ""}[flag.kind]
+        value = {str: "=TEXT", int: "=N", float: "=X", bool: ""}[flag.kind]
         rows.append((f"--{flag.name}{value}", flag.help))
     width = max(len(option) for option, _ in rows)
     return "\n".join(f"  {option:{width}}  {text}" for option, text in rows)
@@ -174,27 +174,30 @@ def _switch(name: str, value: str) -> bool:
 def _value(flag: Flag, value: Any) -> Any:
     if flag.kind is bool:
         return value
-    if flag.kind is int:
-        return read_int(f"--{flag.name}", value, flag.least, flag.most)
+    if flag.kind in (int, float):
+        return read_number(f"--{flag.name}", value, flag)
     if not value.strip():
         raise ArgumentError(f"--{flag.name} is empty: expected --{flag.name}=VALUE")
     return value
 
 
-def read_int(name: str, text: str, least: int | None, most: int | None) -> int:
-    """A whole number of a range.
+def read_number(name: str, text: str, flag: Flag) -> int | float:
+    """A number of a flag's kind and range.
 
     Raises:
       ArgumentError: it is none, or outside.
     """
+    what = "a whole number" if flag.kind is int else "a number"
+    shown = text if len(text) < 80 else f"{text[:80]}..."
     try:
-        number = int(text)
+        number = flag.kind(text)
     except ValueError:
-        raise ArgumentError(f"{name}={text}, expected a whole number") from None
+        raise ArgumentError(f"{name}={shown}, expected {what}") from None
+    least, most = flag.least, flag.most
     low, high = least is not None and number < least, most is not None and number > most
-    if low or high:
+    if low or high or number != number:
         text_range = f"{least} to {most}" if most is not None else f"at least {least}"
-        raise ArgumentError(f"{name}={number}, expected {text_range}")
+        raise ArgumentError(f"{name}={shown}, expected {what}, {text_range}")
     return number
 
 

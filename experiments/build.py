@@ -18,6 +18,7 @@ from jaxpure.gradients import GRADIENTS
 from jaxpure.purifiers import PURIFIERS, Identity
 
 SEED_LIMIT = 2**32  # seeds that are equal modulo this are the same
+SHOWN = 200  # letters of a config's value in a message: a list of indices may be long
 
 
 @dataclass(frozen=True)
@@ -192,5 +193,6 @@ def _of_field(config: configs.RunConfig, field: str, make: Any) -> Any:
     try:
         return make()
     except UserError as error:
-        value = getattr(config, field)
-        raise configs.ConfigError(f"config.{field}={value}: {error}") from error
+        value = str(getattr(config, field))
+        shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+        raise configs.ConfigError(f"config.{field}={shown}: {error}") from error

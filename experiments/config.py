@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -218,3 +219,18 @@ def by_name(name: str, kind: type) -> Any:
 def as_dict(config: Any) -> dict[str, Any]:
     """All fields by name."""
     return dataclasses.asdict(config)
+
+
+def run_config(values: Mapping[str, Any]) -> RunConfig:
+    """The config of these fields, as `as_dict` gave them.
+
+    Raises:
+      ConfigError: an unknown field, or a value of another type.
+    """
+    usual = as_dict(RunConfig())
+    for name, value in values.items():
+        if name not in usual:
+            raise ConfigError(unknown("field", name, usual))
+        if type(value) is not type(usual[name]):
+            raise ConfigError(f"{name}={value!r}, expected {type(usual[name]).__name__}")
+    return RunConfig(**values)

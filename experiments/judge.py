@@ -13,6 +13,7 @@ from experiments import config as configs
 from experiments import devices, program, runs
 from experiments.arguments import ArgumentError, Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
+from jaxpure.errors import UserError
 from jaxpure.evaluation.judging import judge_more
 from jaxpure.evaluation.readings import READINGS, reduce
 
@@ -82,13 +83,13 @@ def config_of(workdir: epath.Path) -> tuple[configs.RunConfig, str | None]:
     path = workdir / "config.json"
     if not path.exists():
         raise runs.RunError(f"{workdir} holds no run (no config.json)")
-    details = runs.read_json(path)
-    runs.check_version(workdir, details)
+    details = runs.read_config(workdir)
     try:
-        config = configs.RunConfig(**details["config"])
-    except TypeError as error:
+        config = configs.run_config(details["config"])
+        runs.canonical(details["config"], configs.RunConfig)
+    except UserError as error:
         raise runs.RunError(f"{path} is not of a run ({error})") from error
-    written = details.get("weights", {})
+    written = details["weights"]
     for name, digest in program.weights_digests(config).items():
         if written.get(name) != digest:
             raise runs.RunError(

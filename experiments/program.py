@@ -19,7 +19,7 @@ from experiments import config as configs
 from experiments import devices, interrupts, overrides, runs, versions, weights
 from experiments.arguments import ArgumentError, Arguments, Flag
 from jaxpure.errors import UserError
-from jaxpure.files import write_atomically
+from jaxpure.files import storage_errors, write_atomically
 
 DATA_DIR = Flag("data_dir", "where TFDS's sets are, in place of TFDS_DATA_DIR")
 CPU_DEVICES = Flag(
@@ -118,13 +118,9 @@ def workdir(arguments: Arguments, config: Any) -> epath.Path:
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
     given = arguments.workdir or f"runs/{arguments.config}-{digest}"
     path = folder(given)
-    if path.exists() and not path.is_dir():
-        raise WorkdirError(f"--workdir={given} is a file, expected a folder")
+    _check_place(path)
     if (path / "config.json").exists():
-        details = runs.read_json(path / "config.json")
-        runs.check_version(path, details)
-        held = details["config"] | {"weights": details.get("weights", {})}
-        found = runs.canonical(held, type(config))
+        found = _held(path, type(config))
         if found != wanted:
             fields = ", ".join(differences(found, wanted))
             raise WorkdirError(
@@ -135,21 +131,44 @@ def workdir(arguments: Arguments, config: Any) -> epath.Path:
     return path
 
 
+def _check_place(path: epath.Path) -> None:
+    """Raises WorkdirError for a path at which there can be no folder.
+
+    Of a bucket only its first write can tell.
+    """
+    if "://" in os.fspath(path):
+        return
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise WorkdirError(f"--workdir={path}: {nearest} is a file, expected a folder")
+    if not os.access(nearest, os.W_OK):
+        raise WorkdirError(f"--workdir={path}: {nearest} cannot be written to")
+
+
+def _held(path: epath.Path, kind: type) -> dict[str, Any]:
+    """The identity of the run that a workdir holds."""
+    details = runs.read_config(path)
+    try:
+        return runs.canonical(details["config"] | {"weights": details["weights"]}, kind)
+    except (UserError, TypeError, ValueError, AttributeError) as error:
+        raise WorkdirError(
+            f"{path / 'config.json'} has a config that this version cannot read ({error}); "
+            "choose another --workdir"
+        ) from error
+
+
 def folder(name: str) -> epath.Path:
     """A path of the command line, `~` the user's home.
 
     Raises:
-      WorkdirError: it is empty, or of a kind of bucket whose driver is not installed.
+      WorkdirError: it is empty.
+      StorageError: there is no such kind of place, or its driver is not installed.
     """
     if not name.strip():
         raise WorkdirError("a folder's name is empty")
     path = epath.Path(os.path.expanduser(name))
-    try:
+    with storage_errors(path):
         path.exists()
-    except ImportError as error:
-        raise WorkdirError(
-            f"{name}: the driver of that kind of bucket is not installed ({error})"
-        ) from error
     return path
 
 

@@ -9,9 +9,11 @@ any moment; the same command goes on where it was.
     --config.attack='apgd(num_restarts=5)'          another attack
     --config.attack.num_steps=10                    one option of it
     --config.ball='l2(0.5)' --config.purifier.step_rule.eta=0.5
+    --limit=20, --indices=3,17,40-49                fewer or other examples
 """
 
 import io
+import math
 import pathlib
 import sys
 import time
@@ -22,15 +24,15 @@ import jax
 import numpy as np
 from etils import epath
 
+from experiments import choice, cost, judge, program, runs
 from experiments import config as configs
-from experiments import cost, judge, program, runs
 from experiments.arguments import Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
 from experiments.summary import summarize
 from jaxpure import keys, report
-from jaxpure.evaluation import Result, lanes, lock, settle, share_of_process
+from jaxpure.evaluation import Result, lanes, lock, records, settle, share_of_process
 from jaxpure.evaluation import run as run_evaluation
-from jaxpure.evaluation.identity import identify
+from jaxpure.evaluation.identity import describe, identify
 from jaxpure.files import write_atomically
 from jaxpure.policy import judging_keys
 
@@ -43,6 +45,7 @@ FLAGS = (
         least=0,
         most=SEED_LIMIT - 1,
     ),
+    *choice.FLAGS,
     Flag("distributed", "calls jax.distributed.initialize() first", bool, False),
 )
 
@@ -55,7 +58,6 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
     """
     config = built.config
     ours, mesh = share_of_process(built.dataset), lanes.local_mesh()
-    records = workdir / "records"
     with _Clock(workdir) as clock:
         for setup, who in (
             (built.undefended_setup, "undefended"),
@@ -63,7 +65,7 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
         ):
             with program.progress(len(ours), "image") as bar:
                 tell = partial(_show, bar, clock, who)
-                folder = records / who
+                folder = workdir / "records" / who
                 run_evaluation(
                     setup, ours, built.root, config.batch_size, folder, tell, mesh
                 )
@@ -73,8 +75,9 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
         multihost_utils.sync_global_devices("all records are written")
         if jax.process_index():
             return {}
-    undefended = _load(built, built.undefended_setup, records / "undefended")
-    defended = _load(built, built.setup, records / "defended")
+    place = workdir / "records"
+    undefended = _load(built, built.undefended_setup, place / "undefended")
+    defended = _load(built, built.setup, place / "defended")
     summary = summarize(built, name, undefended, defended, clock.seconds)
     _write_columns(workdir, undefended, defended)
     page = workdir / "report.html"
@@ -82,6 +85,15 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
     program.write_json(workdir / "summary.json", summary)
     print(f"\n{report.verdict(summary)}\n{page}", flush=True)
     return summary
+
+
+def claim_records(built: Experiment, workdir: epath.Path) -> None:
+    """Refuses records of other weights or other data, before anything is measured."""
+    ours, size = share_of_process(built.dataset), built.config.batch_size
+    for setup, who in ((built.undefended_setup, "undefended"), (built.setup, "defended")):
+        identity = identify(setup, built.root, size, ours)
+        about = describe(setup, built.root, size)
+        records.claim(workdir / "records" / who, identity, about)
 
 
 def _load(built: Experiment, setup: Any, folder: epath.Path) -> Result:
@@ -96,7 +108,8 @@ class _Clock:
     def __init__(self, workdir: epath.Path):
         self.path = workdir / "seconds.txt"
         try:
-            self.seconds = float(self.path.read_text())
+            found = float(self.path.read_text())
+            self.seconds = found if 0 <= found < math.inf else 0.0
         except (OSError, ValueError):  # none yet, or cut short: it is only a time
             self.seconds = 0.0
 
@@ -189,6 +202,7 @@ def _clear(workdir: epath.Path) -> None:
 
 def main(arguments: Arguments, config: configs.RunConfig) -> None:
     """One run, from its command line."""
+    config = choice.chosen(config, arguments.limit, arguments.indices)
     if arguments.distributed:
         jax.distributed.initialize()
     if arguments.dry_run:
@@ -207,6 +221,7 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
     with lock.held(workdir):
         program.claim(workdir, arguments, config)
         _clear(workdir)
+        claim_records(built, workdir)
         cost.announce(built)
         run(built, str(arguments.config), workdir)
 

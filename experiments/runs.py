@@ -124,19 +124,29 @@ def judged(run: Run) -> Judged:
     return Judged(index, label, clean, attacked, about)
 
 
-def check_version(folder: epath.Path, details: dict[str, Any]) -> None:
-    """Raises RunError for a config.json that this version cannot go on with."""
+def read_config(folder: epath.Path) -> dict[str, Any]:
+    """What a run's config.json holds: "config", "weights" and how it was started.
+
+    Raises:
+      RunError: the file is damaged, or not of a run that this version can go on with.
+    """
+    path = folder / "config.json"
+    details = read_json(path)
     config = details.get("config")
-    if not isinstance(config, dict) or "data" not in config:
-        raise RunError(
-            f"{folder / 'config.json'} is not of jaxpure; choose another --workdir"
-        )
+    weights = details.setdefault("weights", {})
+    if (
+        not isinstance(config, dict)
+        or "data" not in config
+        or not isinstance(weights, dict)
+    ):
+        raise RunError(f"{path} is not of jaxpure; choose another --workdir")
     if is_old(config):
         raise RunError(
             f"{folder} holds a run of an earlier version, whose records this one cannot go "
             "on with or judge again: `compare` and `table` open it; for all else choose "
             "another --workdir and run it anew"
         )
+    return details
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:

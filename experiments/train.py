@@ -9,6 +9,7 @@ the run as it stands and trains no further.
 
 import dataclasses
 import json
+import math
 import sys
 from functools import partial
 from typing import Any
@@ -22,11 +23,11 @@ from etils import epath
 from experiments import config as configs
 from experiments import program, training_log
 from experiments.arguments import Arguments, Flag
-from experiments.build import load_data
+from experiments.build import SEED_LIMIT, load_data
 from jaxpure import data, models, optimizers, specs, training, weights
 from jaxpure.attacks import Linf, Pgd
 from jaxpure.diffusion import SCHEDULES
-from jaxpure.errors import UserError, check_in
+from jaxpure.errors import UserError, check_in, check_range
 
 FLAGS = (
     Flag("export", "writes the weights of the run as it stands, and stops", bool, False),
@@ -92,8 +93,25 @@ def train(
     return _write_weights(config, name, network, state, dataset, workdir)
 
 
+RANGES = {
+    (1, math.inf): ("num_steps", "batch_size", "accumulation", "log_steps"),
+    (0, 1): ("momentum", "muon_momentum", "ema_decay", "label_smoothing"),
+    (0, SEED_LIMIT - 1): ("seed",),
+    (0, math.inf): (
+        *("learning_rate", "warmup_steps", "weight_decay", "ema_width", "grad_clip"),
+        *("shift", "small_size", "small_steps", "max_timestep", "min_snr_gamma"),
+        *("adversarial_eps_255", "adversarial_step_255", "adversarial_steps"),
+        *("validation_steps", "kept_checkpoints", "checkpoint_seconds"),
+    ),
+}
+"""What the numbers of a config may be: the least, the most."""
+
+
 def _check(config: configs.TrainConfig) -> None:
-    """Raises ConfigError for what does not fit together."""
+    """Raises UserError for what makes no sense, or does not fit together."""
+    for (least, most), names in RANGES.items():
+        numbers = {f"config.{name}": getattr(config, name) for name in names}
+        check_range(least, most, **numbers)
     for what, known in (
         ("task", TASKS),
         ("stored_dtype", DTYPES),

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxpure.files import write_atomically
 class TrainingLog:
     """Losses of a run in `loss.jsonl`, measurements in `validation.csv`.
 
-    A resumed run drops the lines of steps that it takes again.
+    A resumed run drops the lines of steps that it takes again, and those that are damaged.
     """
 
     def __init__(self, workdir: epath.Path, batch_size: int):
@@ -35,8 +36,7 @@ class TrainingLog:
         now = time.monotonic()
         speed = len(self._recent) * self._batch_size / (now - self._since)
         self._since, self._recent = now, []
-        lines = self._losses.read_text().splitlines() if self._losses.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] < step]
+        kept = [line for line in _lines(self._losses) if _is_before(line, step)]
         kept.append(json.dumps({"step": step, "loss": round(mean, 6)}))
         write_atomically(self._losses, ("\n".join(kept) + "\n").encode())
         return mean, speed
@@ -44,16 +44,15 @@ class TrainingLog:
     def validation(self, step: int, row: dict[str, float]) -> None:
         """Adds a row, with a header where it is the first."""
         started = time.monotonic()
-        rows = []
-        if self._table.exists():
-            rows = list(csv.DictReader(io.StringIO(self._table.read_text())))
-        rows = [old for old in rows if int(old["step"]) < step]
+        names = ["step", "images", *row]
+        found = csv.DictReader(_lines(self._table))
+        rows = [old for old in found if list(old) == names and _number(old["step"]) < step]
         images = step * self._batch_size
         rows.append(
             {"step": step, "images": images} | {k: f"{v:.6f}" for k, v in row.items()}
         )
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[-1]), lineterminator="\n")
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self._table, text.getvalue().encode())
@@ -64,3 +63,23 @@ class TrainingLog:
 
     def saved(self) -> None:
         self._saved = time.monotonic()
+
+
+def _lines(path: epath.Path) -> list[str]:
+    """Lines of a file that may be damaged; a log is worth no training."""
+    if not path.is_file():
+        return []
+    return path.read_bytes().decode(errors="replace").replace("\0", "").splitlines()
+
+
+def _is_before(line: str, step: int) -> bool:
+    """Whether a line of the losses is whole, and of an earlier step."""
+    try:
+        return int(json.loads(line)["step"]) < step
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return False
+
+
+def _number(text: Any) -> float:
+    """A step of the table; infinity for a text that is none."""
+    return int(text) if str(text).isdecimal() else float("inf")

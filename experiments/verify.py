@@ -21,7 +21,7 @@ from jaxpure.evaluation.verify import VERSION, compatible, verify
 FLAGS = (
     Flag("against", "a reference run, which this one should be compatible with"),
     Flag("rejudge", "judges so many images anew and compares", int, least=1),
-    Flag("level", "of significance, for --against", float, 0.01),
+    Flag("level", "of significance, for --against", float, 0.01, 0, 1),
     program.DATA_DIR,
     program.CPU_DEVICES,
 )

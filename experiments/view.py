@@ -74,6 +74,9 @@ def main(arguments: Arguments, config: None) -> None:
         if not folder.is_dir():
             raise runs.RunError(f"{folder} is no folder of runs")
     found, problems = entries(folders)
+    if problems and not found:
+        others = f" ({len(problems) - 1} others neither)" if problems[1:] else ""
+        raise runs.RunError(f"no finished run can be shown: {problems[0]}{others}")
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     out = (

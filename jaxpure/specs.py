@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from jaxpure.errors import UserError, unknown
 
 OPEN, CLOSE = "([", ")]"
+MOST_NESTED = 32  # brackets in brackets: far more than any thing has
 
 
 class SpecError(UserError):
@@ -460,6 +461,10 @@ def _check_brackets(text: str) -> None:
             continue
         if letter in OPEN:
             opened.append((letter, i))
+            if len(opened) > MOST_NESTED:
+                raise SpecError(
+                    f"{text[:60]!r}...: more than {MOST_NESTED} brackets in one another"
+                )
         elif letter in CLOSE:
             if not opened or OPEN.index(opened[-1][0]) != CLOSE.index(letter):
                 raise SpecError(

@@ -138,11 +138,27 @@ def save_streamed(
 
 
 def card(name_or_path: epath.PathLike) -> dict[str, Any]:
-    """The card beside a network; empty where there is none."""
+    """The card beside a network; empty where there is none.
+
+    Raises:
+      WeightsError: there is one that cannot be read.
+    """
     if str(name_or_path).startswith(RANDOM):
         return {}
     path = find(name_or_path).with_suffix(".json")
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"the card {path} is damaged ({type(error).__name__}): restore it, or remove it"
+        ) from error
+    if not isinstance(found, dict):
+        raise WeightsError(
+            f"the card {path} holds {type(found).__name__}, expected an object"
+        )
+    return found
 
 
 def digest(name_or_path: epath.PathLike) -> str:
@@ -234,7 +250,7 @@ def _load_file(path: epath.Path) -> models.Network:
         like = models.abstract(architecture)
     except WeightsError:
         raise
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{path} has a header that this version does not know ({error}); convert or "
             "train it again"

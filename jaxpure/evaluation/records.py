@@ -54,7 +54,8 @@ def claim(folder: epath.Path, identity: Identity, about: dict[str, Any]) -> None
       about: what a verifier needs to know of it (`identity.describe`).
 
     Raises:
-      RecordError: the folder holds another evaluation; says in what they differ.
+      RecordError: the folder holds another evaluation, or one of other images or labels
+        under the same indices; says in what they differ.
     """
     path, parts = folder / IDENTITY, dict(identity.parts)
     if path.exists():
@@ -73,6 +74,8 @@ def claim(folder: epath.Path, identity: Identity, about: dict[str, Any]) -> None
     else:
         _write_json(path, {"parts": parts, "about": about})
     examples = {str(index): digest for index, digest in identity.examples.items()}
+    for theirs in map(_read_json, sorted(folder.glob("examples-*.json"))):
+        _check_examples(folder, examples, theirs)
     ours = folder / f"examples-{jax.process_index():03d}.json"
     if _read_json(ours) != examples:
         _write_json(ours, examples)
@@ -183,6 +186,18 @@ def _read_json(path: epath.Path) -> Any:
 
 def _write_json(path: epath.Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _check_examples(folder: epath.Path, ours: dict[str, str], theirs: Any) -> None:
+    """Raises RecordError for examples that changed since the evaluation began."""
+    known = theirs if isinstance(theirs, dict) else {}  # what is damaged is written anew
+    changed = [index for index in ours if known.get(index, ours[index]) != ours[index]]
+    if changed:
+        raise RecordError(
+            f"{folder} holds an evaluation of other data: example {changed[0]} "
+            f"({len(changed)} in all) is not what it was when the evaluation began; "
+            "restore the data set, or choose another folder"
+        )
 
 
 def _check(row: Row, where: str, identity: Identity | None) -> None:
