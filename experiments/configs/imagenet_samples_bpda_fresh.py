@@ -1,4 +1,4 @@
-r"""ImageNet classes at 224 pixels: the same attack on noise that it will not be judged under.
+r"""ImageNet photographs: the same attack on noise that it will not be judged under.
 
     python -m experiments.run --config=imagenet_samples_bpda_fresh \
         --config.denoiser=PATH.safetensors --config.data.path=FOLDER
