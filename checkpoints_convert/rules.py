@@ -33,6 +33,11 @@ def from_oihw(x: np.ndarray) -> np.ndarray:
     return x.transpose(2, 3, 1, 0)
 
 
+def one_a_channel(x: np.ndarray) -> np.ndarray:
+    """A torch convolution of each channel alone `(C, 1, kh, kw)` as `(kh, kw, C)`."""
+    return x.transpose(2, 3, 1, 0).reshape(*x.shape[2:], -1)
+
+
 def transposed(x: np.ndarray) -> np.ndarray:
     """A torch linear layer `(out, in)` as `(in, out)`."""
     return x.T
@@ -70,6 +75,7 @@ _NORM = {"weight": Tensor("params", "scale"), **_BIAS}
 
 KINDS: dict[str, dict[str, Tensor]] = {
     "conv": {"weight": Tensor("params", "kernel", from_oihw), **_BIAS},
+    "depthwise": {"weight": Tensor("params", "", one_a_channel)},
     "dense": {"weight": Tensor("params", "kernel", transposed), **_BIAS},
     "pointwise": {"weight": Tensor("params", "kernel", squeezed), **_BIAS},
     "patches": {"weight": Tensor("params", "kernel", patches), **_BIAS},

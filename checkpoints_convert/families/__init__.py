@@ -2,6 +2,7 @@
 
 from checkpoints_convert.families import (
     diffusers_unet,
+    efficientnet,
     guided_diffusion,
     pesser,
     resnet,
@@ -25,5 +26,6 @@ FAMILIES: dict[str, Family] = {
         resnet.KUANGLIU,
         resnet.HE,
         timm_vit.FAMILY,
+        efficientnet.FAMILY,
     )
 }

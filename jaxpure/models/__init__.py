@@ -2,6 +2,7 @@
 
 from jaxpure.models.airnet import AirNet
 from jaxpure.models.conv_mixer import ConvMixer
+from jaxpure.models.efficientnet import EfficientNetLite
 from jaxpure.models.guided_unet import GuidedUNet
 from jaxpure.models.naf_unet import NafUNet
 from jaxpure.models.ncsnpp import NcsnPp
@@ -32,6 +33,7 @@ ARCHITECTURES = Registry(
         "vit": VisionTransformer,
         "airnet": AirNet,
         "conv_mixer": ConvMixer,
+        "efficientnet_lite": EfficientNetLite,
         "naf_unet": NafUNet,
     },
 )
@@ -41,6 +43,7 @@ __all__ = [
     "AirNet",
     "Architecture",
     "ConvMixer",
+    "EfficientNetLite",
     "GuidedUNet",
     "NafUNet",
     "NcsnPp",

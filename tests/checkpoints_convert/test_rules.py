@@ -146,6 +146,11 @@ PUBLISHED = {
         models.VisionTransformer.deit_small(),
         22_050_664,
     ),
+    "efficientnet_lite0": (
+        "efficientnet_lite",
+        models.EfficientNetLite(),
+        4_652_008,
+    ),
     "he_resnet20": (
         "he_resnet",
         models.ResNet(

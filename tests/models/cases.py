@@ -25,6 +25,8 @@ CASES = {
     "num_classes=5)",
     "airnet": "airnet(widths=[8,8],image_size=8,in_channels=1,mean=[0.3],std=[0.38])",
     "conv_mixer": "conv_mixer(features=8,depth=1,kernel_size=3,image_size=8)",
+    "efficientnet_lite": "efficientnet_lite(widths=[8,8],layers=[1,2],kernel_sizes=[3,5],"
+    "strides=[1,2],expansions=[1,2],stem_width=8,head_width=16,num_classes=7,image_size=10)",
     "naf_unet": "naf_unet(image_size=8,widths=[8,16],blocks=[1,1],time_features=16)",
 }
 

@@ -76,19 +76,19 @@ def test_max_pool_takes_maxima_and_drops_the_rest():
 # Convolutions.
 
 
-@pytest.mark.parametrize("size", [3, 5])
-def test_depthwise_is_a_grouped_convolution(size):
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])
+def test_depthwise_is_a_grouped_convolution(size, stride):
     x = jax.random.normal(jax.random.key(0), (2, 6, 7, 4))
     kernel = depthwise.depthwise_init(jax.random.key(1), size, 4)
     expected = jax.lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
-        (1, 1),
+        (stride, stride),
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=4,
     )
-    np.testing.assert_allclose(depthwise.depthwise(x, kernel), expected, atol=1e-5)
+    np.testing.assert_allclose(depthwise.depthwise(x, kernel, stride), expected, atol=1e-5)
 
 
 def test_pixels_become_channels_and_pixels_again():
