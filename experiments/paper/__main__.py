@@ -163,7 +163,7 @@ def _say(bar: tqdm, text: str) -> None:
 def _refused(study: Study, asks: dict[str, list[Ask]]) -> dict[str, str]:
     """Sections without a meaning for the plan's purifier, and why.
 
-    Every purifier is built here, so that a spec that makes no sense is told before any work.
+    Every purifier is built here, so that a spec that makes no sense is told at once.
     """
     for of_section in asks.values():
         for a in of_section:
@@ -218,8 +218,8 @@ def _checkpoints(folder: str | None) -> tuple[str, ...] | None:
 
 def _facts(study: Study, arguments: Arguments, seconds: float) -> list[tuple[str, str]]:
     plan, given = study.plan, jax.devices()
-    fields = dataclasses.asdict(plan)
-    fields.pop("data"), fields.pop("num_examples"), fields.pop("seed")
+    named = ("data", "num_examples", "seed")  # those that have a line of their own
+    fields = {n: v for n, v in dataclasses.asdict(plan).items() if n not in named}
     return [
         ("Command", program.command_line()),
         ("Data", f"the first {len(study.dataset)} test images of {study.dataset.name}"),

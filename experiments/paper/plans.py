@@ -147,11 +147,11 @@ def plan(data: str, is_quick: bool, num_examples: int | None = None, **options) 
     found = quick(PLANS[data]) if is_quick else PLANS[data]
     if num_examples is not None:
         check_range(2, num_examples=num_examples)
-        options |= {
+        options = {
             "num_examples": num_examples,
             "batch_size": min(found.batch_size, num_examples),
             "cloud_images": min(found.cloud_images, num_examples),
-        }
+        } | options
     given = {name: value for name, value in options.items() if value is not None}
     found = dataclasses.replace(found, **given)
     if found.judging_keys < 2 * found.matrix_keys:
