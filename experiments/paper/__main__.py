@@ -166,8 +166,8 @@ def _refused(study: Study, asks: dict[str, list[Ask]]) -> dict[str, str]:
     Every purifier is built here, so that a spec that makes no sense is told at once.
     """
     for of_section in asks.values():
-        for a in of_section:
-            study.purifier(a)
+        for a in dict.fromkeys(a.other("clean") for a in of_section):
+            study.check(a)
     plan = study.plan
     purifier = study.purifier(ask("clean", plan.purifier, plan.denoiser))
     found = {name: SECTIONS[name].refuses(purifier) for name in asks}

@@ -108,6 +108,23 @@ class Study:
         """That purifier before the classifier."""
         return PurifiedClassifier(self.purifier(ask), self.classifier)
 
+    def check(self, ask: Ask) -> None:
+        """Traces a defense, so that what does not fit the data is told before any work.
+
+        Raises:
+          UserError: networks or purifier do not fit the images or the classes.
+        """
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        x = jax.ShapeDtypeStruct(self.dataset.image_shape, np.float32)
+        (classes,) = jax.eval_shape(
+            lambda d, k, x: d(k, x), self.defense(ask), key, x
+        ).shape
+        if classes != self.dataset.num_classes:
+            raise UserError(
+                f"--classifier={self.plan.classifier} has {classes} classes, "
+                f"{self.dataset.name} has {self.dataset.num_classes}"
+            )
+
     def batches(self, ask: Ask) -> list[Rows]:
         """The examples of each unit of an ask."""
         last = min(self.measures[ask.measure].examples(self.plan), len(self.dataset))

@@ -34,7 +34,7 @@ TINY = (
     "--sweep=diffpure(t_star=2);diffpure(t_star=3)",
     "--denoiser=random:unet(image_size=8,in_channels=1,out_channels=1,channels=8,"
     "channel_mult=[1],num_res_blocks=1,attention_resolutions=[],num_groups=4)",
-    "--classifier=random:airnet(image_size=8,in_channels=1,num_classes=10,widths=[4])",
+    "--classifier=random:airnet(image_size=8,in_channels=1,num_classes=10,widths=[4],mean=[0.5],std=[0.5])",
 )
 
 
