@@ -44,10 +44,10 @@ def attack(
     logits. Images that it leaves are the best by its own lights.
     """
     plan = study.plan
-    known_keys = programs.judging(study.root, rows.indices, first, known)
+    numbers = np.tile(first + np.arange(known, dtype=np.int32), (len(rows.labels), 1))
     keys = programs.example_keys(study.root, rows.indices)
     given = (study.defense(ask), gradient, policy, eot, study.ball, plan, plan.batch_size)
-    found = programs.attack(*given, keys, known_keys, rows.images, rows.labels)
+    found = programs.attack(*given, keys, numbers, rows.images, rows.labels)
     return {
         "images": found.adversarial,
         "logits": _logits(study, ask, rows, found.adversarial),
@@ -220,7 +220,9 @@ def sweep(study: Study, ask: Ask, rows: Rows) -> Arrays:
     key0 = _key0(study, rows)
     keys = programs.example_keys(study.root, rows.indices)
     given = (study.defense(ask), "exact", "replay", 1, study.ball, plan, plan.batch_size)
-    found = programs.attack(*given, keys, key0[:, None], rows.images, rows.labels)
+    found = programs.attack(
+        *given, keys, np.zeros((n, 1), np.int32), rows.images, rows.labels
+    )
     images = np.stack([rows.images, found.adversarial], 1)
     _purify(study, ask, key0[:, None], images[:, :1])  # compiled
     started = time.perf_counter()

@@ -28,19 +28,24 @@ from jaxpure.specs import build
 
 @pytree(eq=False)
 class Known:
-    """A defense under keys that are settled in advance: the mean of its logits.
+    """A defense under judging keys that are settled in advance: the mean of its logits.
 
     Attributes:
       defense: `(key, x) -> logits`.
-      keys: `(m,)` what it is called with, whatever it is given.
+      example: the example's key.
+      numbers: `(m,)` of its judging keys that it is called with, whatever it is given.
     """
 
     defense: Any
-    keys: Any
+    example: Any
+    numbers: Any
 
     def __call__(self, key, x):
         del key
-        return jnp.mean(jax.lax.map(lambda k: self.defense(k, x), self.keys), 0)
+        under = jax.lax.map(
+            lambda n: self.defense(defense_key(self.example, n), x), self.numbers
+        )
+        return jnp.mean(under, 0)
 
 
 def example_keys(root, indices: np.ndarray) -> jax.Array:
@@ -70,12 +75,12 @@ def attack(
     Args:
       defense: a purified classifier.
       gradient: a rule without options: "exact" or "bpda".
-      policy: "replay" gives the attack the keys of `rows`; "fresh" draws its own.
+      policy: "replay" gives the attack the known keys; "fresh" draws its own.
       eot: draws of a fresh gradient.
       ball: what it may do.
       plan: whose step size and number of steps.
       size: of a chunk.
-      rows: examples' keys `(n,)`, known keys `(n, m)`, images and labels.
+      rows: examples' keys `(n,)`, known judging keys' numbers `(n, m)`, images and labels.
     """
     seen = PurifiedClassifier(
         build(GRADIENTS, gradient)(defense.purifier), defense.classifier
@@ -86,7 +91,7 @@ def attack(
 
 def _attack(given, key, known, x, label, *, policy: str):
     pgd, seen, ball = given
-    seen = Known(seen, known) if policy == "replay" else seen
+    seen = Known(seen, key, known) if policy == "replay" else seen
     objective = pgd.objective(seen, PRESETS[policy])
     return search(pgd, objective, ball, key, x, label)
 
