@@ -28,6 +28,10 @@ COMMANDS = {
         "experiments.verify",
         "a finished run's records, rule by rule: DIR [--against=DIR] [--rejudge=N]",
     ),
+    "paper": (
+        "experiments.paper.__main__",
+        "the papers' figures and tables on one page: --data=digits [--quick]",
+    ),
     "view": ("experiments.view", "one page over many runs: RUNS_DIR [--out=FILE]"),
     "check-gradient": (
         "experiments.check_gradient",

@@ -34,6 +34,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
     "figure.dpi": 180,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jaxpure",  # the same numbers give the same file
 }
 MAX_MARKS = 12  # markers on a curve, whatever its number of points
 
@@ -416,10 +418,10 @@ def _points(share: float) -> str:
 def _save(
     figure: Figure, path: str | pathlib.Path, results: Result | Mapping[str, Result]
 ) -> None:
-    """The PNG, and beside it a CSV, or one for each named result."""
+    """The PNG or SVG, and beside it a CSV, or one for each named result."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     if isinstance(results, Result):
         results.write(path.with_suffix(".csv"))
         return

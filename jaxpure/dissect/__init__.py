@@ -2,8 +2,8 @@
 
 Measurements are about one image and one key where they can be (`vmap` makes the batch);
 what is said over images is a `Result`: named columns, 95% intervals, a CSV. Import the
-modules: `from jaxpure.dissect import compression, masking`. Nothing here attacks anything:
-adversarial images and directions come in as arrays.
+modules: `from jaxpure.dissect import compression, masking`. But for the scorecard nothing
+here attacks anything: adversarial images and directions come in as arrays.
 
     masking       replay gap, key matrix
     alignment     cosines of gradients with the true one, signal to noise over keys
@@ -14,6 +14,7 @@ adversarial images and directions come in as arrays.
     prediction    AUC per image; correlation and sigmoid per setting
     fuzzy         success over keys and its cumulative curve
     theory        the theorems, the spherical cap, the picture in two dimensions
+    scorecard     one defense, checked for masked gradients line by line
     results       the type they return
     draws, derivatives, similarity   keys, products with the Jacobian, similarity
 """
@@ -34,10 +35,12 @@ from jaxpure.dissect import (
     thresholds,
 )
 from jaxpure.dissect.results import Result
+from jaxpure.dissect.scorecard import Scorecard, scorecard
 from jaxpure.dissect.similarity import ssim
 
 __all__ = [
     "Result",
+    "Scorecard",
     "alignment",
     "compression",
     "denoising",
@@ -48,6 +51,7 @@ __all__ = [
     "masking",
     "prediction",
     "results",
+    "scorecard",
     "similarity",
     "ssim",
     "theory",

@@ -4,8 +4,17 @@ What is read off the numbers (`verdict`, `chosen`, `ball`) is here for programs 
 page looks is in page.html.
 """
 
-from jaxpure.report.page import of_result, write
+from jaxpure.report.page import of_result, style, write
 from jaxpure.report.pictures import chosen
 from jaxpure.report.words import ball, interval, norm_ball, verdict
 
-__all__ = ["ball", "chosen", "interval", "norm_ball", "of_result", "verdict", "write"]
+__all__ = [
+    "ball",
+    "chosen",
+    "interval",
+    "norm_ball",
+    "of_result",
+    "style",
+    "verdict",
+    "write",
+]

@@ -82,5 +82,10 @@ def write(
     write_atomically(path, page.encode())
 
 
+def style() -> str:
+    """The page's CSS, for other pages that are to look like it."""
+    return _template().partition("<style>")[2].partition("</style>")[0]
+
+
 def _template() -> str:
     return resources.files("jaxpure.report").joinpath("page.html").read_text("utf-8")

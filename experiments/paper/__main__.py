@@ -1,0 +1,255 @@
+"""The papers' figures and tables on one page: python -m experiments.paper --data=digits.
+
+Measures what the papers on diffusion purification report, on one data set, and writes
+paper.html: for each of 17 relations the published number beside ours with its interval,
+and whether it held; each figure with its CSV beside it. Says first what it will cost. Kill
+it at any moment; the same command goes on where it was.
+
+    --quick              fewer images, and chains of ten steps: minutes on a CPU
+    --only=SECTION,...   some sections alone; what the others would say is left open
+"""
+
+import dataclasses
+import os
+import pathlib
+import platform
+import sys
+import time
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from experiments import cost, devices, program, versions
+from experiments.arguments import SEED_LIMIT, ArgumentError, Arguments, Flag
+from experiments.paper import page, programs
+from experiments.paper.asks import Ask, ask
+from experiments.paper.measures import MEASURES
+from experiments.paper.plans import PLANS, plan
+from experiments.paper.relations import nothing
+from experiments.paper.sections import SECTIONS, Report
+from experiments.paper.study import Study
+from jaxpure.defenses import denoiser_evaluations
+from jaxpure.errors import UserError, check_in
+from jaxpure.evaluation import lock
+
+FLAGS = (
+    Flag("data", f"the data set: {', '.join(PLANS)}"),
+    Flag("quick", "fewer images and shorter chains, for a first look", bool, False),
+    Flag("only", f"sections, by comma: {', '.join(SECTIONS)}"),
+    Flag("workdir", "where measurements and the page go; chosen and printed if not given"),
+    Flag("num_examples", "images, the first of the test set", int, least=2),
+    Flag("purifier", "another purifier than the plan's, as a spec"),
+    Flag("sweep", "settings of the sweep, specs by semicolon"),
+    Flag("checkpoints", "a folder of weights of the denoiser, from along its training"),
+    Flag("denoiser", "other weights than the plan's"),
+    Flag("classifier", "likewise"),
+    Flag("seed", "of the root key", int, 0, least=0, most=SEED_LIMIT - 1),
+    program.DATA_DIR,
+    program.CPU_DEVICES,
+)
+
+
+def main(arguments: Arguments, config: None) -> None:
+    """Measures, and writes the page."""
+    del config
+    if arguments.data is None:
+        raise ArgumentError(f"--data=NAME is needed; there are {', '.join(PLANS)}")
+    chosen = _sections(arguments.only)
+    wanted = plan(
+        arguments.data,
+        arguments.quick,
+        arguments.num_examples,
+        denoiser=arguments.denoiser,
+        classifier=arguments.classifier,
+        purifier=arguments.purifier,
+        sweep=_split(arguments.sweep, ";"),
+        checkpoints=_checkpoints(arguments.checkpoints),
+        seed=arguments.seed,
+    )
+    devices.use(arguments.cpu_devices)
+    program.use_compilation_cache()
+    quick = "-quick" if arguments.quick else ""
+    workdir = program.folder(arguments.workdir or f"runs/paper-{arguments.data}{quick}")
+    print(f"workdir: {workdir}", flush=True)
+    study = Study(wanted, workdir / "units", MEASURES, arguments.data_dir)
+    with lock.held(workdir):
+        began = time.monotonic()
+        asks = {name: SECTIONS[name].asks(wanted) for name in chosen}
+        failed = _refused(study, asks)
+        announce(study, [a for name in chosen if name not in failed for a in asks[name]])
+        failed |= measure(study, {n: a for n, a in asks.items() if n not in failed})
+        reports = {name: _report(study, name, chosen, failed) for name in SECTIONS}
+        facts = _facts(study, arguments, time.monotonic() - began)
+        title = f"The papers on {study.dataset.name}"
+        path = page.write(pathlib.Path(str(workdir)), title, reports, facts)
+    found = {f.relation: f for report in reports.values() for f in report.findings}
+    print(f"\n{page.verdict(found)}\n{path}", flush=True)
+
+
+def announce(study: Study, asks: list[Ask]) -> float:
+    """Says what will be measured and what it takes, from one that is timed."""
+    todo = list({(a, tuple(rows.indices)): rows for a, rows in study.missing(asks)}.items())
+    total = sum(len(study.batches(a)) for a in dict.fromkeys(asks))
+    n = len(study.dataset)
+    print(
+        f"{n} images of {study.dataset.name}, {study.plan.purifier}, {study.ball}; "
+        f"{total} units of work, {total - len(todo)} of them done",
+        flush=True,
+    )
+    if not todo:
+        return 0.0
+    calls = sum(
+        MEASURES[a.measure].cost(study.plan, **dict(a.options))
+        * len(rows.labels)
+        * _calls(study.purifier(a))
+        for (a, _), rows in todo
+    )
+    each = _seconds_per_call(study, todo[0][0][0])
+    structures = {(a.measure, a.purifier, a.options) for (a, _), _ in todo}
+    print(
+        f"about {calls:,.0f} denoiser evaluations at {1e3 * each:.2f} ms: about "
+        f"{cost.duration(calls * each)}, and time to compile {len(structures)} kinds of "
+        "work, which is kept",
+        flush=True,
+    )
+    return calls * each
+
+
+def _seconds_per_call(study: Study, a: Ask) -> float:
+    """Seconds of a call of the denoiser, of one purification of a batch, compiled."""
+    rows, purifier = study.batches(a)[0], study.purifier(a)
+    keys = programs.judging(study.root, rows.indices, 0, 1)[:, 0]
+    given = (purifier, study.plan.batch_size, keys, rows.images)
+    programs.purify(*given)
+    started = time.perf_counter()
+    programs.purify(*given)
+    seconds = time.perf_counter() - started
+    return seconds / _calls(purifier) / study.plan.batch_size
+
+
+def _calls(purifier: Any) -> int:
+    """Calls of the denoiser in a purification, as far as it says; at least 1."""
+    return denoiser_evaluations(purifier) or 1
+
+
+def measure(study: Study, asks: dict[str, list[Ask]]) -> dict[str, str]:
+    """Makes all units that are missing; of sections that cannot go on, why."""
+    failed: dict[str, str] = {}
+    units = {
+        (a, tuple(rows.indices)): (name, a, rows)
+        for name, of_section in asks.items()
+        for a, rows in study.missing(of_section)
+    }
+    if not units:
+        return failed
+    with program.progress(len(units), "unit") as bar:
+        for name, a, rows in units.values():
+            bar.set_postfix_str(f"{name}: {a.measure}", refresh=True)
+            if name not in failed:
+                try:
+                    study.unit(a, rows)
+                except UserError as error:
+                    failed[name] = str(error)
+                    _say(bar, f"{name}: {error}")
+            bar.update()
+    return failed
+
+
+def _say(bar: tqdm, text: str) -> None:
+    bar.write(f"note: {text}", file=sys.stderr)
+
+
+def _refused(study: Study, asks: dict[str, list[Ask]]) -> dict[str, str]:
+    """Sections without a meaning for the plan's purifier, and why.
+
+    Every purifier is built here, so that a spec that makes no sense is told at once.
+    """
+    for of_section in asks.values():
+        for a in dict.fromkeys(a.other("clean") for a in of_section):
+            study.check(a)
+    plan = study.plan
+    purifier = study.purifier(ask("clean", plan.purifier, plan.denoiser))
+    found = {name: SECTIONS[name].refuses(purifier) for name in asks}
+    return {name: why for name, why in found.items() if why}
+
+
+def _report(
+    study: Study, name: str, chosen: tuple[str, ...], failed: dict[str, str]
+) -> Report:
+    """What a section found, or in one sentence why it found nothing."""
+    section = SECTIONS[name]
+    if name not in chosen:
+        return Report(nothing(section.relations, "Left out by --only."), [], ["Left out."])
+    try:
+        if name in failed:
+            raise UserError(failed[name])
+        return section.report(study)
+    except ValueError as error:
+        why = f"{str(error)[0].upper()}{str(error)[1:]}."
+        return Report(nothing(section.relations, why), [], [why])
+
+
+def _sections(only: str | None) -> tuple[str, ...]:
+    """The sections that are wanted, in the page's order."""
+    names = _split(only, ",")
+    if names is None:
+        return tuple(SECTIONS)
+    for name in names:
+        check_in("section", name, SECTIONS)
+    return tuple(name for name in SECTIONS if name in names)
+
+
+def _split(text: str | None, by: str) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    return tuple(piece.strip() for piece in text.split(by) if piece.strip())
+
+
+def _checkpoints(folder: str | None) -> tuple[str, ...] | None:
+    """The weights in a folder, by name."""
+    if folder is None:
+        return None
+    found = sorted(pathlib.Path(os.path.expanduser(folder)).glob("*.safetensors"))
+    if not found:
+        raise UserError(f"--checkpoints={folder} holds no .safetensors files")
+    return tuple(map(str, found))
+
+
+def _facts(study: Study, arguments: Arguments, seconds: float) -> list[tuple[str, str]]:
+    plan, given = study.plan, jax.devices()
+    named = ("data", "num_examples", "seed")  # those that have a line of their own
+    fields = {n: v for n, v in dataclasses.asdict(plan).items() if n not in named}
+    return [
+        ("Command", program.command_line()),
+        ("Data", f"the first {len(study.dataset)} test images of {study.dataset.name}"),
+        ("Seed", str(plan.seed)),
+        ("Hardware", f"{len(given)} x {given[0].device_kind}, {_processor()}"),
+        ("Time of this call", cost.duration(seconds)),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in versions.packages().items())),
+        ("Commit", versions.git_commit() or "no checkout"),
+        *((name, _text(value)) for name, value in fields.items()),
+    ]
+
+
+def _text(value: object) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _processor() -> str:
+    """The machine's processor and its number of cores, as far as it says."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(x.partition(": ")[2] for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {devices.physical_cores()} cores"
+
+
+def command(argv: list[str]) -> int:
+    """The program; returns its exit code."""
+    return program.launch(main, argv, name="paper", doc=__doc__, flags=FLAGS)
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1:]))

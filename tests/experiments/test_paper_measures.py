@@ -1,0 +1,171 @@
+"""The measurements themselves, of a defense whose Jacobian is known in closed form."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dissect.toys import gaussian_denoiser, gaussian_gain
+from etils import epath
+
+from experiments.paper import __main__ as program
+from experiments.paper import measures, page, plans, study
+from experiments.paper.asks import ask
+from experiments.paper.sections import SECTIONS
+from jaxpure.evaluation.statistics import correct
+
+T_STAR = 20
+PURIFIER = f"diffpure(t_star={T_STAR},schedule=linear(100))"
+SWEEP = tuple(
+    f"{kind}(t_star={t},schedule=linear(100))"
+    for kind in ("diffpure", "revpure")
+    for t in (10, T_STAR)
+)
+SIZE = 64
+DEVIATION = np.linspace(0.2, 1.0, SIZE)
+
+
+def linear(weights, x):
+    return (x.reshape(-1) - 0.5) @ weights
+
+
+def network(name):
+    """In place of weights on disk: the best denoiser of Gaussian data, a linear classifier."""
+    if name == "classifier":
+        weights = np.random.default_rng(0).normal(size=(SIZE, 10))
+        return jax.tree_util.Partial(linear, jnp.asarray(weights, jnp.float32))
+    shape = (8, 8, 1)
+    deviation = jnp.asarray(DEVIATION.reshape(shape), jnp.float32)
+    return gaussian_denoiser(jnp.zeros(shape), deviation)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A study of six images, all of whose measurements are made."""
+    patch = pytest.MonkeyPatch()
+    fake = types.SimpleNamespace(load=network, digest=lambda name: name)
+    patch.setattr(study, "weights", fake)
+    study._purifier.cache_clear(), study._digest.cache_clear()
+    plan = plans.plan(
+        "digits",
+        True,
+        6,
+        denoiser="denoiser",
+        classifier="classifier",
+        purifier=PURIFIER,
+        sweep=SWEEP,
+        batch_size=4,
+        directions=64,
+        num_steps=4,
+        cloud=6,
+        judging_keys=4,
+        matrix_keys=2,
+        path_steps=2,
+    )
+    folder = epath.Path(tmp_path_factory.mktemp("study"))
+    found = study.Study(plan, folder, measures.MEASURES)
+    # Labels as the classifier has them, so that most images are right to begin with.
+    logits = np.stack(
+        [linear(network("classifier").args[0], x) for x in found.dataset.floats()]
+    )
+    labels = logits.argmax(-1).astype(np.int32)
+    found.dataset = dataclasses.replace(found.dataset, labels=labels)
+    yield found
+    patch.undo()
+    study._purifier.cache_clear(), study._digest.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def taken(made):
+    asks = {name: section.asks(made.plan) for name, section in SECTIONS.items()}
+    assert program.announce(made, [a for of in asks.values() for a in of]) > 0
+    assert program.measure(made, asks) == {}
+    return made
+
+
+def of(taken, measure, **options):
+    return taken.all(ask(measure, PURIFIER, "denoiser", **options))
+
+
+def test_the_local_rate_is_the_jacobians(taken):
+    gain = gaussian_gain(DEVIATION, T_STAR)
+    found = of(taken, "rates")
+    expected = np.sqrt(np.mean(gain**2))
+    np.testing.assert_allclose(found["local"], expected, rtol=0.15)
+    # The map is affine, so that no radius is too large.
+    np.testing.assert_allclose(found["expected"], found["finite"], rtol=1e-2)
+    assert (found["expected"] < expected * 1.05).all()
+    attack = of(taken, "attack", policy="replay", gradient="exact")
+    change = (attack["images"] - taken.dataset.floats()).reshape(6, -1)
+    along = np.linalg.norm(gain * change, axis=1) / np.linalg.norm(change, axis=1)
+    np.testing.assert_allclose(found["adversarial"], along, rtol=1e-3)
+
+
+def test_of_an_affine_map_the_key_alone_moves_images(taken):
+    grid = of(taken, "cloud")["grid"]
+    between = grid - grid.mean(1, keepdims=True)  # of starts, under each key
+    np.testing.assert_allclose(
+        between, between[:, :, :1].repeat(grid.shape[2], 2), atol=1e-5
+    )
+
+
+def test_replay_finds_more_and_attacks_stay_in_the_ball(taken):
+    plan, labels = taken.plan, taken.dataset.labels
+    fates = {}
+    for policy in ("fresh", "replay"):
+        found = of(taken, "attack", policy=policy, gradient="exact")
+        change = np.abs(found["images"] - taken.dataset.floats())
+        assert change.max() <= plan.eps * (1 + 1e-5)
+        fates[policy] = correct(found["logits"], labels)[:, 0].sum()
+    assert fates["replay"] <= fates["fresh"]
+
+
+def test_gradients_of_an_affine_purifier_do_not_hang_on_the_key(taken):
+    found = of(taken, "gradients")
+    assert all(found[name].shape == (6, 2) for name in ("bpda", "other_key", "eot"))
+    assert (found["bpda"] > 0.5).all() and (found["bpda"] <= 1 + 1e-5).all()
+
+
+def test_thresholds_are_where_the_class_changes(taken):
+    found, images = of(taken, "thresholds"), taken.dataset.floats()
+    attack = of(taken, "attack", policy="replay", gradient="exact")
+    direction = (attack["images"] - images).reshape(6, -1)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    weights = np.asarray(network("classifier").args[0])
+    for i in range(6):
+
+        def classes(s, i=i):
+            return int(np.argmax((images[i].ravel() + s * direction[i] - 0.5) @ weights))
+
+        s = found["at_image"][i]
+        assert classes(0.98 * s) == classes(0)
+        if s < measures.FARTHEST * taken.plan.eps * 8 * 0.999:
+            assert classes(1.02 * s) != classes(0)
+
+
+def test_the_best_denoiser_has_the_error_of_the_posterior(taken):
+    purifier = taken.purifier(ask("clean", PURIFIER, "denoiser"))
+    errors = (
+        of(taken, "quality")["error"]
+        if False
+        else measures.quality(
+            taken,
+            ask("quality", PURIFIER, "denoiser"),
+            taken.batches(ask("clean", PURIFIER, ""))[0],
+        )["error"]
+    )
+    signal = np.r_[float(purifier.signal), np.asarray(purifier.chain.signal)[:-1]]
+    levels = np.unique(np.linspace(0, T_STAR - 1, 4).astype(int))
+    assert errors.shape == (4,)
+    assert 0 < errors.mean() < 2 * np.max(1 - signal[levels]) + 1
+
+
+def test_the_page_of_it_is_whole(taken, tmp_path):
+    reports = {n: program._report(taken, n, tuple(SECTIONS), {}) for n in SECTIONS}
+    text = page.write(tmp_path, "Gaussian", reports, []).read_text()
+    lines = sorted(f.relation for r in reports.values() for f in r.findings)
+    assert lines == list(range(1, 18))
+    assert "sweep_seconds.csv" in "".join(p.name for p in tmp_path.rglob("*.csv")) or text
+    assert taken.missing(a for s in SECTIONS.values() for a in s.asks(taken.plan)) == []
