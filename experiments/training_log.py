@@ -46,7 +46,8 @@ class TrainingLog:
         started = time.monotonic()
         names = ["step", "images", *row]
         found = csv.DictReader(_lines(self._table))
-        rows = [old for old in found if list(old) == names and _number(old["step"]) < step]
+        whole = [old for old in found if list(old) == names and None not in old.values()]
+        rows = [old for old in whole if _number(old["step"]) < step]
         images = step * self._batch_size
         rows.append(
             {"step": step, "images": images} | {k: f"{v:.6f}" for k, v in row.items()}

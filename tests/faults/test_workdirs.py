@@ -20,7 +20,7 @@ from jaxpure.errors import UserError
 from jaxpure.evaluation.folder import open_folder
 from jaxpure.evaluation.verify import verify
 
-PROBLEM = toys.problem(5, num_steps=3)
+PROBLEM = toys.problem(5, num_steps=3, sigma=0.02)
 STAGE = "stages/0-pgd"
 
 
@@ -28,7 +28,9 @@ STAGE = "stages/0-pgd"
 def whole(tmp_path_factory):
     """A finished evaluation's folder, and its result."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return folder, toys.run(folder, *PROBLEM)
+    result = toys.run(folder, *PROBLEM)
+    assert list((folder / STAGE / "judged").glob("part-*"))  # some stood to be attacked
+    return folder, result
 
 
 def part(folder, kind):
