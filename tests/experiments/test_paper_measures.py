@@ -32,7 +32,7 @@ def linear(weights, x):
 
 
 def network(name):
-    """In place of weights on disk: the best denoiser of Gaussian data, a linear classifier."""
+    """In place of weights on disk: the best denoiser of Gaussian data, or a linear one."""
     if name == "classifier":
         weights = np.random.default_rng(0).normal(size=(SIZE, 10))
         return jax.tree_util.Partial(linear, jnp.asarray(weights, jnp.float32))
