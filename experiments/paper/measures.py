@@ -24,6 +24,7 @@ FARTHEST = 5  # times the ball's L2 radius, how far a critical threshold is look
 GRADIENT = 3  # purifications that a gradient through one costs, about
 INPUTS, KEYS = 4, 8  # of the variance split
 OTHER_KEYS = 4  # of the EOT mean that gradients are compared with
+ONE = np.zeros(1, int)  # judging key 0 alone
 ON_MANIFOLD = 0.9  # of the data's variance, by principal components
 
 
@@ -57,9 +58,7 @@ def attack(
 
 def clean(study: Study, ask: Ask, rows: Rows) -> Arrays:
     """The images themselves: purified under judging key 0, and logits under all."""
-    keys = _key0(study, rows)
-    size = study.plan.batch_size
-    anchors = programs.purify(study.purifier(ask), size, keys, rows.images)
+    anchors = _purify(study, ask, rows, ONE, rows.images[:, None])[:, 0]
     return {"anchors": anchors, "logits": _logits(study, ask, rows, rows.images)}
 
 
@@ -71,16 +70,15 @@ def cloud(study: Study, ask: Ask, rows: Rows) -> Arrays:
     """
     plan, n = study.plan, len(rows.labels)
     starts = _starts(study, rows, plan.cloud)
-    many = programs.judging(study.root, rows.indices, 0, plan.cloud)
-    one = programs.repeated(many[:, 0], plan.cloud)
+    many, one = np.arange(plan.cloud), np.zeros(plan.cloud, int)
     same = np.repeat(rows.images[:, None], plan.cloud, axis=1)
     inputs = np.repeat(starts[:, :INPUTS, None], KEYS, axis=2)
-    keys = many[:, :KEYS][:, None][:, np.zeros(INPUTS, int)]
     shape = rows.images.shape[1:]
-    grid = _purify(study, ask, keys.reshape(n, -1), inputs.reshape(n, -1, *shape))
+    numbers = np.tile(np.arange(KEYS), INPUTS)
+    grid = _purify(study, ask, rows, numbers, inputs.reshape(n, -1, *shape))
     return {
-        "by_key": _purify(study, ask, many, same) - same,
-        "by_start": _purify(study, ask, one, starts) - starts,
+        "by_key": _purify(study, ask, rows, many, same) - same,
+        "by_start": _purify(study, ask, rows, one, starts) - starts,
         "grid": grid.reshape(n, INPUTS, KEYS, *shape),
     }
 
@@ -93,13 +91,12 @@ def fate(study: Study, ask: Ask, rows: Rows) -> Arrays:
     adversarial = _replayed(study, ask, rows)["images"] - rows.images
     keys = _streams(study, rows, "paper/random")
     random = np.asarray(jax.vmap(denoising.random_like)(keys, jnp.asarray(adversarial)))
-    judging = _key0(study, rows)
     found = [
         programs.fate(
             study.purifier(ask),
             study.classifier,
             plan.batch_size,
-            judging,
+            _judging(study, rows, ONE)[:, 0],
             rows.images,
             perturbation,
             rows.labels,
@@ -126,15 +123,16 @@ def gradients(study: Study, ask: Ask, rows: Rows) -> Arrays:
     `OTHER_KEYS` exact ones from key 1 on. `signal` and `noise` are of those at the image.
     """
     plan, ball = study.plan, study.ball
-    keys = programs.judging(study.root, rows.indices, 0, 1 + OTHER_KEYS)
     x, cosines = jnp.asarray(rows.images), {"bpda": [], "other_key": [], "eot": []}
     signal = None
     for _ in range(plan.path_steps):
-        seen = [_gradient(study, ask, keys[:, k], x, rows) for k in range(1 + OTHER_KEYS)]
+        seen = [_gradient(study, ask, rows, k, x) for k in range(1 + OTHER_KEYS)]
         (true, bpda), others = seen[0], jnp.stack([exact for exact, _ in seen[1:]], 1)
         used = {"bpda": bpda, "other_key": others[:, 0], "eot": jnp.mean(others, 1)}
         for name, gradient in used.items():
-            cosines[name].append(jax.vmap(alignment.align)(true, gradient).cosine)
+            cosines[name].append(
+                jax.vmap(alignment.align)(jnp.asarray(true), gradient).cosine
+            )
         if signal is None:
             signal = jax.vmap(alignment.gradient_signal)(others)
         moved = x + plan.step_size * jax.vmap(ball.direction)(true)
@@ -199,8 +197,7 @@ def thresholds(study: Study, ask: Ask, rows: Rows) -> Arrays:
     at_image = programs.threshold(*given, rows.images, direction)
     at_anchor = programs.threshold(*given, anchors, direction)
     points = _starts(study, rows, 4)
-    keys = programs.repeated(_key0(study, rows), 4)
-    random = _classify(study, _purify(study, ask, keys, points))
+    random = _classify(study, _purify(study, ask, rows, np.zeros(4, int), points))
     logits = [found["exact"]["logits"][:, :1], found["bpda"]["logits"][:, :1], random]
     balls = np.concatenate(logits, 1).argmax(-1)
     return {
@@ -217,16 +214,14 @@ def sweep(study: Study, ask: Ask, rows: Rows) -> Arrays:
     `seconds` is the time of a purification, in a batch, compiled.
     """
     plan, n = study.plan, len(rows.labels)
-    key0 = _key0(study, rows)
     keys = programs.example_keys(study.root, rows.indices)
     given = (study.defense(ask), "exact", "replay", 1, study.ball, plan, plan.batch_size)
-    found = programs.attack(
-        *given, keys, np.zeros((n, 1), np.int32), rows.images, rows.labels
-    )
+    known = np.zeros((n, 1), np.int32)
+    found = programs.attack(*given, keys, known, rows.images, rows.labels)
     images = np.stack([rows.images, found.adversarial], 1)
-    _purify(study, ask, key0[:, None], images[:, :1])  # compiled
+    _purify(study, ask, rows, ONE, images[:, :1])  # compiled
     started = time.perf_counter()
-    purified = _purify(study, ask, programs.repeated(key0, 2), images)
+    purified = _purify(study, ask, rows, np.zeros(2, int), images)
     seconds = (time.perf_counter() - started) / images.shape[0] / 2
     right = _classify(study, purified).argmax(-1) == rows.labels[:, None]
     size = rows.images[0].size
@@ -277,32 +272,34 @@ def on_and_off(directions: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, 
     basis = components[: int(np.searchsorted(share, ON_MANIFOLD)) + 1]
     rows = directions.reshape(*directions.shape[:2], -1)
     on = rows @ basis.T @ basis
-    return tuple(
-        part.reshape(directions.shape).astype(np.float32) for part in (on, rows - on)
+    shape = directions.shape
+    return (
+        on.reshape(shape).astype(np.float32),
+        (rows - on).reshape(shape).astype(np.float32),
     )
 
 
-def _gradient(study: Study, ask: Ask, keys: Any, x: Any, rows: Rows):
-    """The exact and the BPDA gradient of the loss `(n, H, W, C)` under keys `(n,)`."""
-    size, purifier = study.plan.batch_size, study.purifier(ask)
-    purified = programs.purify(purifier, size, keys, x)
+def _gradient(study: Study, ask: Ask, rows: Rows, number: int, x: Any):
+    """The exact and the BPDA gradient of the loss `(n, H, W, C)` under one judging key."""
+    size, purifier, numbers = study.plan.batch_size, study.purifier(ask), np.array([number])
+    purified = _purify(study, ask, rows, numbers, np.asarray(x)[:, None])[:, 0]
     seen = programs.classifier_gradient(study.classifier, size, purified, rows.labels)
     largest = np.abs(seen).max((1, 2, 3), keepdims=True)
     seen = seen / np.where(largest > 0, largest, 1)  # confident gradients underflow
-    return programs.pull_back(purifier, size, keys, x, seen), seen
+    keys = _judging(study, rows, numbers)[:, 0]
+    return programs.pull_back(purifier, size, keys, np.asarray(x), seen), seen
 
 
 def _jacobian_squares(study: Study, ask: Ask, rows: Rows) -> np.ndarray:
     """||J^T u||^2 `(n, probes)` for standard normal u, under judging key 0."""
     n, probes, shape = len(rows.labels), study.plan.directions, rows.images.shape[1:]
-    keys = programs.repeated(_key0(study, rows), probes)
     images = np.repeat(rows.images[:, None], probes, axis=1)
     streams = _streams(study, rows, "paper/probes")
     cotangents = jax.vmap(lambda k: jax.random.normal(k, (probes, *shape)))(streams)
     found = programs.pull_back(
         study.purifier(ask),
         study.plan.batch_size,
-        keys.reshape(-1),
+        _judging(study, rows, np.zeros(probes, int)).reshape(-1),
         images.reshape(-1, *shape),
         cotangents.reshape(-1, *shape),
     )
@@ -315,8 +312,8 @@ def _rates(study: Study, ask: Ask, rows: Rows, directions, radius) -> np.ndarray
     lengths = np.sqrt(np.sum(directions.reshape(n, d, -1) ** 2, -1))
     steps = directions * (radius / np.where(lengths > 0, lengths, 1))[..., None, None, None]
     moved = np.concatenate([rows.images[:, None], rows.images[:, None] + steps], 1)
-    keys = programs.repeated(_key0(study, rows), d + 1)
-    purified = _purify(study, ask, keys, moved.astype(np.float32))
+    numbers = np.zeros(d + 1, int)
+    purified = _purify(study, ask, rows, numbers, moved.astype(np.float32))
     away = (purified[:, 1:] - purified[:, :1]).reshape(n, d, -1)
     # A perturbation of no length was not compressed: the attack left the image alone.
     return np.sqrt(np.sum(away**2, -1)) / np.where(radius > 0, radius, 1)
@@ -337,9 +334,9 @@ def _starts(study: Study, rows: Rows, count: int) -> np.ndarray:
     return np.asarray(points(keys, images))
 
 
-def _key0(study: Study, rows: Rows) -> jax.Array:
-    """Judging keys 0, `(n,)`."""
-    return programs.judging(study.root, rows.indices, 0, 1)[:, 0]
+def _judging(study: Study, rows: Rows, numbers: np.ndarray) -> jax.Array:
+    """The judging keys of these numbers, `(n, m)`; made anew, for a key is used once."""
+    return programs.judging(study.root, rows.indices, numbers)
 
 
 def _streams(study: Study, rows: Rows, name: str) -> jax.Array:
@@ -348,13 +345,15 @@ def _streams(study: Study, rows: Rows, name: str) -> jax.Array:
     )
 
 
-def _purify(study: Study, ask: Ask, keys: Any, images: Any) -> np.ndarray:
-    """Purified `(n, m, H, W, C)` of images of that shape under keys `(n, m)`."""
+def _purify(
+    study: Study, ask: Ask, rows: Rows, numbers: np.ndarray, images: Any
+) -> np.ndarray:
+    """Purified `(n, m, H, W, C)` of such images under judging keys of `numbers` `(m,)`."""
     shape = images.shape
     found = programs.purify(
         study.purifier(ask),
         study.plan.batch_size,
-        keys.reshape(-1),
+        _judging(study, rows, numbers).reshape(-1),
         images.reshape(-1, *shape[2:]),
     )
     return found.reshape(shape)
@@ -371,9 +370,8 @@ def _classify(study: Study, images: np.ndarray) -> np.ndarray:
 def _logits(study: Study, ask: Ask, rows: Rows, images: np.ndarray) -> np.ndarray:
     """Logits `(n, keys, classes)` of images `(n, H, W, C)` under all judging keys."""
     count = study.plan.judging_keys
-    keys = programs.judging(study.root, rows.indices, 0, count)
-    repeated = np.repeat(np.asarray(images)[:, None], count, axis=1)
-    return _classify(study, _purify(study, ask, keys, repeated))
+    same = np.repeat(np.asarray(images)[:, None], count, axis=1)
+    return _classify(study, _purify(study, ask, rows, np.arange(count), same))
 
 
 def _attack_cost(

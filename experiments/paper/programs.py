@@ -53,11 +53,10 @@ def example_keys(root, indices: np.ndarray) -> jax.Array:
     return jax.vmap(example_key, (None, 0))(root, jnp.asarray(indices, jnp.int32))
 
 
-def judging(root, indices: np.ndarray, first: int, count: int) -> jax.Array:
-    """`(n, count)` the examples' judging keys from `first` on."""
-    numbers = first + jnp.arange(count)
-    keys = example_keys(root, indices)
-    return jax.vmap(lambda k: jax.vmap(lambda n: defense_key(k, n))(numbers))(keys)
+def judging(root, indices: np.ndarray, numbers: np.ndarray) -> jax.Array:
+    """`(n, m)` the examples' judging keys of these numbers `(m,)`."""
+    keys, wanted = example_keys(root, indices), jnp.asarray(numbers)
+    return jax.vmap(lambda k: jax.vmap(lambda n: defense_key(k, n))(wanted))(keys)
 
 
 def attack(
@@ -192,11 +191,6 @@ def _filled(row: Any, size: int) -> Any:
     """Rows `(size, ...)`: those given, and then the first again."""
     places = np.arange(size)
     return row if len(row) == size else row[np.where(places < len(row), places, 0)]
-
-
-def repeated(keys: jax.Array, count: int) -> jax.Array:
-    """Keys `(n, count)` of keys `(n,)`."""
-    return keys[:, None][:, np.zeros(count, int)]
 
 
 @lru_cache

@@ -143,7 +143,8 @@ class Study:
             function = self.measures[ask.measure].function
             found = function(self, ask, rows, **dict(ask.options))
             sink = io.BytesIO()
-            np.savez_compressed(sink, about=np.array(about), **found)
+            arrays: dict[str, Any] = {"about": np.array(about), **found}
+            np.savez_compressed(sink, **arrays)
             write_atomically(path, sink.getvalue())
         return found
 

@@ -129,7 +129,7 @@ class Scorecard:
             "verdict",
             "answers",
         )
-        rows = [heads]
+        rows: list[tuple[str, ...]] = [heads]
         for line in self.lines:
             value, low, high = (100 * x for x in (line.value, line.low, line.high))
             number = f"{value:.1f} ({low:.1f} to {high:.1f})"

@@ -233,7 +233,8 @@ def _transfer(
 def _cosines(means: Result) -> Finding:
     found = {name: means.estimate(name) for name in ("bpda", "other_key", "eot")}
     ours = "; ".join(f"{name} {number(e)}" for name, e in found.items())
-    outcome = both(*(below(e.low, e.high, 0.95) for e in found.values()))
+    outcomes: list[Outcome] = [below(e.low, e.high, 0.95) for e in found.values()]
+    outcome = both(*outcomes)
     sentence = (
         "Mean cosine with the exact gradient under the judging key; it held where every "
         "gradient that attacks use is clearly another (below 0.95)."

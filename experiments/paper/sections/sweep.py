@@ -173,7 +173,7 @@ def _reverse_alone(table: Result, found: dict, notes: list[str]) -> Finding:
         "in nothing else; bootstrap over images. 'At least' held where the interval is not "
         "below zero."
     )
-    outcome = "held" if low >= 0 else positive(low, high)
+    outcome = "held" if low >= 0 else positive(float(low), float(high))
     return Finding(4, ours, outcome, sentence)
 
 

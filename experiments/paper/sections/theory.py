@@ -10,7 +10,7 @@ from experiments.paper.study import Study
 from jaxpure.dissect.theory import monte_carlo, picture
 
 SAMPLES = 2000
-MODEL = {"rho": 6.0, "sigma": 1.0, "eps": 4.0}
+MODEL: dict[str, Any] = {"rho": 6.0, "sigma": 1.0, "eps": 4.0}
 PICTURE: dict[str, Any] = {"rho": 0.7, "sigma": 1.0, "eps": 1.5, "points": 41}
 
 
