@@ -16,7 +16,7 @@ from . import reference, toys
 
 @pytest.mark.parametrize("classifier", ["gray8", "rgb16"])
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_robust_accuracy_is_the_originals(golden, tmp_path, norm, classifier):
     stored = golden(f"attack_autoattack_{norm}_{classifier}")
     meta = json.loads(str(stored["meta"]))

@@ -20,7 +20,7 @@ def cases(quick):
     for classifier in ("gray8", "rgb16"):
         for norm in ("Linf", "L2"):
             for dtype in ("float64", "float32"):
-                marks = [] if quick(classifier, norm, dtype) else [pytest.mark.slow]
+                marks = [] if quick(classifier, norm, dtype) else [pytest.mark.long]
                 yield pytest.param(norm, classifier, dtype, marks=marks)
 
 
@@ -76,7 +76,7 @@ def is_quick(classifier, norm, dtype):
 
 
 @pytest.mark.parametrize(CASE, list(cases(is_quick)))
-@pytest.mark.parametrize("rank", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rank", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_minimum_norms_are_the_references(golden, norm, classifier, dtype, rank):
     """One run for the class of this rank, whatever eps."""
     stored = golden(f"attack_fab_{norm}_{classifier}")

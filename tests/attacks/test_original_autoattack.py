@@ -18,7 +18,7 @@ pyautoattack = pytest.importorskip("pyautoattack")
 COUNT, EPS = 32, 0.15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_images_stand(tmp_path):
     digits = jp.load_data("digits", num_examples=COUNT)
     defense = jp.defense("identity", "digits_robust_classifier")

@@ -205,7 +205,7 @@ def test_other_numbers_compile_nothing_anew(name):
     assert not np.array_equal(found.adversarial, other.adversarial)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_attack
 def test_without_jit_it_is_the_same(name):
     case = CASES[name]

@@ -352,7 +352,7 @@ def test_efficientnet_lite_at_odd_and_even_sizes(tmp_path, torch):
     assert_same_as_efficientnet_lite0(torch, file, network, np.float64, (1e-9, 1e-9))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "tolerances"),
     [(np.float64, (1e-9, 1e-9)), (np.float32, (1e-4, 1e-3))],
@@ -375,7 +375,7 @@ def test_a_bare_file_of_diffusers_asks_for_its_folder(tmp_path, torch, diffusers
 
 
 @pytest.mark.parametrize("name", ["deit_small_patch16_224", "vit_base_patch16_224"])
-@pytest.mark.slow
+@pytest.mark.long
 def test_timm(tmp_path, torch, name):
     timm = pytest.importorskip("timm", exc_type=ImportError)
     torch.manual_seed(0)

@@ -91,7 +91,7 @@ def with_path(*folders):
     return {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_of_one_two_and_eight_devices_agree_to_the_bit(tmp_path):
     one, *others = (in_a_process(n, tmp_path / f"{n}.npz") for n in (1, 2, 8))
     for other in others:

@@ -183,7 +183,7 @@ for i in range(start, start + 100):
 """
 
 
-@pytest.mark.parametrize("writers", [pytest.param(4, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("writers", [pytest.param(4, marks=pytest.mark.long), 2])
 def test_writers_without_a_lock_lose_no_row(folder, writers):
     """All begin with the same number at the same time."""
     tests = str(epath.Path(__file__).parent.parent)

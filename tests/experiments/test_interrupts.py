@@ -34,7 +34,7 @@ def test_an_interrupt_ends_a_run(tmp_path, signum, after):
     interrupted(tmp_path, signum, after)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(10))
 def test_at_any_moment(tmp_path, seed):
     moment = random.Random(seed).uniform(0.2, 25)

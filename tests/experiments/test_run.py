@@ -131,7 +131,7 @@ def test_devices_do_not_matter(replay, tmp_path, count):
     same_results(replay, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [4, 5])
 def test_some_counts_of_devices_round_otherwise(replay, tmp_path, count):
     """A process of 4 or 5 CPU devices may differ in the last bits of logits alone."""
@@ -149,7 +149,7 @@ sys.exit(run.command(arguments))
 """
 
 
-@pytest.mark.slow  # waits on timeouts of its own where the machine is busy
+@pytest.mark.long  # waits on timeouts of its own where the machine is busy
 def test_processes_do_not_matter(replay, tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -58,7 +58,7 @@ def test_a_row_that_goes_is_seen_between_two_strikes(finished, tmp_path):
     assert {kind for _, kind, _ in before.keys() - after.keys()} == {"clean"}
 
 
-@pytest.mark.slow  # minutes, of which most are spent on importing and tracing
+@pytest.mark.long  # minutes, of which most are spent on importing and tracing
 def test_kills_interrupts_and_a_crowd_change_no_record(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -1,6 +1,6 @@
 """Evaluations that are killed at random moments lose no row and change none.
 
-The short form kills one evaluation a few times; the long one (`-m slow`) kills many. Counts
+The short form kills one evaluation a few times; the long one (`-m long`) kills many. Counts
 and seeds are printed (`-s` shows them).
 """
 
@@ -88,7 +88,7 @@ def unbroken():
 
 
 @pytest.mark.parametrize(
-    ("runs", "kills"), [(1, 3), pytest.param(20, 10, marks=pytest.mark.slow)]
+    ("runs", "kills"), [(1, 3), pytest.param(20, 10, marks=pytest.mark.long)]
 )
 def test_killed_at_random_and_resumed_is_the_same_to_the_bit(tmp_path, runs, kills):
     whole, total, started = unbroken(), 0, time.monotonic()
@@ -105,7 +105,7 @@ def test_killed_at_random_and_resumed_is_the_same_to_the_bit(tmp_path, runs, kil
     assert total >= 1
 
 
-@pytest.mark.parametrize("writers", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("writers", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_two_evaluations_in_one_folder(tmp_path, writers):
     """One works, the others are told by the lock; after a kill the folder is free."""
     first = begin(tmp_path, pause=0.3)
@@ -123,7 +123,7 @@ def test_two_evaluations_in_one_folder(tmp_path, writers):
     toys.assert_same(unbroken(), found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_evaluations_without_a_lock_end_with_the_same_records(tmp_path):
     """All at once, each doing what it finds undone: rows may be made twice, never lost."""
     without = PROGRAM.replace(

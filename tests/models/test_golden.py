@@ -196,7 +196,7 @@ def _denoise_only(net, x, t):
     return jax.lax.map(lambda t: jax.vmap(net)(x, t), t)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_denoiser_at_its_own_size(golden):
     """The other guided fixture has a quarter of the height; here no gradient is known."""
     fixture, net = load(golden, "guided_full256")
@@ -205,7 +205,7 @@ def test_a_denoiser_at_its_own_size(golden):
     assert max_error(output, nhwc(fixture["output"])) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", FULL)
 def test_published_network_in_float32(golden, name):
     fixture, net = load(golden, name)

@@ -254,6 +254,7 @@ def test_the_references_tensors_are_openais():
     assert published_shapes(models.GuidedUNet.imagenet256()) == want
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_the_reference(option):
     config = OPTIONS[option]
@@ -354,6 +355,7 @@ def test_a_label_is_asked_for_by_classes_alone():
         jax.eval_shape(lambda net: net(x, t), classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", [(), (2,), (2, 1)], ids=str)
 def test_leading_axes_are_vmap(lead):
     with jax.enable_x64(True):
