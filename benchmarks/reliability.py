@@ -209,11 +209,12 @@ def campaign(
     """
     started, trials = time.monotonic(), []
     wholes = {program.name: unbroken(program, place) for program in PROGRAMS}
-    for number in range(crowds):
-        trials.append(crowd(PROGRAMS[number % 2], place, wholes, number))
-        _tell(trials[-1], out, _summary(trials, seed, started))
     while any(left := (kills - _killed(trials), interrupts - _interrupted(trials))):
         trials.append(strike(place, wholes, seed, len(trials), left))
+        _tell(trials[-1], out, _summary(trials, seed, started))
+    for number in range(crowds):
+        program = PROGRAMS[number % 2]
+        trials.append(crowd(program, place, wholes[program.name], len(trials)))
         _tell(trials[-1], out, _summary(trials, seed, started))
     return _summary(trials, seed, started)
 
@@ -270,7 +271,7 @@ def strike(
     return trial
 
 
-def crowd(program: Program, place: Path, wholes: dict[str, Whole], number: int) -> Trial:
+def crowd(program: Program, place: Path, whole: Whole, number: int) -> Trial:
     """Four processes at once on one workdir: one works, the others are told."""
     workdir = place / f"trial {number}"
     trial = Trial(number, f"{WRITERS} writers: {program.name}")
@@ -283,7 +284,7 @@ def crowd(program: Program, place: Path, wholes: dict[str, Whole], number: int) 
             trial.wrong.append(how)
         trial.strikes.append(("none", 0.0, how))
     output = _to_the_end(program, workdir, trial)
-    trial.wrong += different(wholes[program.name], workdir, output)
+    trial.wrong += different(whole, workdir, output)
     shutil.rmtree(workdir, ignore_errors=True)
     return trial
 
