@@ -26,7 +26,7 @@ from experiments.arguments import Arguments, Flag
 from experiments.build import SEED_LIMIT, load_data
 from jaxpure import data, models, optimizers, specs, training, weights
 from jaxpure.attacks import Linf, Pgd
-from jaxpure.diffusion import SCHEDULES
+from jaxpure.diffusion import SCHEDULES, Schedule
 from jaxpure.errors import UserError, check_in, check_range
 
 FLAGS = (
@@ -119,6 +119,7 @@ def _check(config: configs.TrainConfig) -> None:
         ("optimizer", OPTIMIZERS),
     ):
         check_in(f"config.{what}", getattr(config, what), known)
+    _of_schedule(config)
     if config.num_steps <= config.warmup_steps:
         raise configs.ConfigError(
             f"num_steps={config.num_steps}, expected more than "
@@ -281,13 +282,23 @@ def _classifier_loss(config: configs.TrainConfig) -> training.Loss:
     try:
         Linf(ball["eps"]), Pgd(step_size=ball["step_size"], num_steps=ball["num_steps"])
     except UserError as error:
-        raise configs.ConfigError(f"adversarial training: {error}") from error
+        eps = config.adversarial_eps_255
+        raise configs.ConfigError(
+            f"config.adversarial_eps_255={eps:g}, adversarial training: {error}"
+        ) from error
     return partial(training.robust_classifier_loss, **ball, **smoothing)
+
+
+def _of_schedule(config: configs.TrainConfig) -> Schedule:
+    try:
+        return specs.build(SCHEDULES, config.schedule)
+    except UserError as error:
+        raise configs.ConfigError(f"config.schedule={config.schedule}: {error}") from error
 
 
 def _signal_table(config: configs.TrainConfig) -> jax.Array:
     """`alphas_cumprod` of the timesteps that the denoiser is trained on."""
-    schedule = specs.build(SCHEDULES, config.schedule)
+    schedule = _of_schedule(config)
     signal = schedule.alphas_cumprod[: config.max_timestep or None]
     return jnp.asarray(signal, jnp.float32)
 
@@ -322,8 +333,10 @@ def _rate(config: configs.TrainConfig) -> optax.Schedule:
 
 def _rate_factors(config: configs.TrainConfig) -> dict[str, float]:
     try:
-        pairs = specs.parse(f"rate({config.rate_factors})").options
-        return {name: float(factor) for name, factor in pairs.items()}
+        pairs = specs.parse(f"rate({config.rate_factors})")
+        if pairs.positional:
+            raise ValueError(f"{pairs.positional[0]} has no name")
+        return {name: float(factor) for name, factor in pairs.options.items()}
     except ValueError as error:
         raise configs.ConfigError(
             f"rate_factors={config.rate_factors!r}, expected name=factor,..."

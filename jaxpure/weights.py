@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_bytes
 from jaxpure import models, specs
 from jaxpure.diffusion.steps import Variance
 from jaxpure.errors import UserError, unknown
-from jaxpure.files import appears_whole, sha256, write_atomically
+from jaxpure.files import appears_whole, sha256, storage_errors, write_atomically
 from jaxpure.models.network import ComputeDtype, check_compute_dtype
 from jaxpure.models.trained import Trained
 
@@ -331,7 +331,8 @@ def _read(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 return tensors, file.metadata() or {}
-        content = path.read_bytes()
+        with storage_errors(path):
+            content = path.read_bytes()
         length = int.from_bytes(content[:8], "little")
         tensors = load_bytes(content)
         return tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {})

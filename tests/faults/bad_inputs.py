@@ -200,15 +200,15 @@ OUT_OF_RANGE = {
         "num_steps": ("0", "-1", "100"),
         "batch_size": ("0", "-1"),
         "accumulation": ("0", "-1", "7"),
-        "learning_rate": ("-1", "0"),
+        "learning_rate": ("-1",),
         "warmup_steps": ("-1",),
-        "momentum": ("-0.1", "1"),
+        "momentum": ("-0.1", "1.1"),
         "weight_decay": ("-1",),
         "ema_decay": ("-0.1", "1.5"),
         "ema_width": ("-1",),
         "grad_clip": ("-1",),
-        "label_smoothing": ("-0.1", "1"),
-        "shift": ("-1", "8"),
+        "label_smoothing": ("-0.1", "1.1"),
+        "shift": ("-1",),
         "small_size": ("-1",),
         "small_steps": ("-1",),
         "adversarial_eps_255": ("-1", "256"),
@@ -239,7 +239,9 @@ def out_of_range() -> Iterator[Bad]:
         for field, values in fields.items():
             for value in values:
                 argv = (WITH_CONFIG[command], f"--config.{field}={value}")
-                yield Bad(command, argv, field.rpartition(".")[2])
+                yield Bad(
+                    command, argv, value if "data." in field else field.split(".")[-1]
+                )
 
 
 def choices_of_examples() -> Iterator[Bad]:

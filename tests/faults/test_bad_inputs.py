@@ -6,7 +6,7 @@ import io
 import pytest
 from faults import bad_inputs
 
-from experiments import cli, devices, interrupts, program
+from experiments import cli, cost, devices, interrupts, program, run, train
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,13 @@ def refused(tmp_path_factory):
         patch.setattr(devices, "use", lambda *args, **kwargs: None)
         patch.setattr(program, "use_compilation_cache", lambda: None)
         patch.setattr(interrupts, "install", lambda: None)
+        for module, work in ((run, "run"), (train, "_loop"), (cost, "announce")):
+            patch.setattr(module, work, begun)
         return {bad: fault_of(bad) for bad in bad_inputs.table(folder)}
+
+
+def begun(*args, **kwargs):
+    raise AssertionError("it was accepted, and work was begun")
 
 
 def fault_of(bad: bad_inputs.Bad) -> str:

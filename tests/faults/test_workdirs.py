@@ -115,6 +115,12 @@ def folder_as(name):
     return damage
 
 
+def folder_as_states(folder):
+    """Where there is work left, so that they are looked at."""
+    removed(f"{STAGE}/attacked", f"{STAGE}/judged")(folder)
+    folder_as(f"{STAGE}/under_way-000.safetensors")(folder)
+
+
 def file_as(name):
     def damage(folder):
         shutil.rmtree(folder / name)
@@ -182,10 +188,7 @@ REFUSED = {
     "a file as the stages": (file_as("stages"), "a file is where a folder should be"),
     "a folder as the lock": (folder_as("lock-000.json"), "lock-000.json"),
     "a folder as the examples": (folder_as("examples-000.json"), "examples-000.json"),
-    "a folder as the states": (
-        folder_as(f"{STAGE}/under_way-000.safetensors"),
-        "under_way-000",
-    ),
+    "a folder as the states": (folder_as_states, "under_way-000.*a folder is where"),
     "links in a circle": (links_in_a_circle, "part-000-000009"),
 }
 
