@@ -20,15 +20,19 @@ from jaxpure.evaluation.summary import summarize
 from jaxpure.report import view
 from tests.fakes import fake_result
 
+PIECES = (
+    "</script><script>document.title='broken'</script>",
+    "</title><script>1</script><title>",
+    "\"' onerror=alert(1) x='\"><img src=x onerror=alert(1)>",
+    "--><!--<script>",
+    "&lt;script&gt;&#60;b&#62;</td></tr></table>",
+    "{{ 7 * 7 }}{% raw %}<b>{# #}",
+    "\x00\x1b[31m\u202e\u2028<b>",
+)
 HOSTILE = {
-    "a script": "</script><script>document.title='broken'</script>",
-    "a title": "</title><script>1</script><title>",
-    "quotes": "\"' onerror=alert(1) x='\"><img src=x onerror=alert(1)>",
-    "a comment": "--><!--<script>",
-    "an entity": "&lt;script&gt;&#60;b&#62;</td></tr></table>",
-    "a template": "{{ 7 * 7 }}{% raw %}<b>{# #}",
+    "tags, quotes, comments and templates": "".join(PIECES),
+    "an open quote": "'",
     "a scheme": "javascript:alert(1)",
-    "control letters": "\x00\x1b[31m\u202e\u2028<b>",
 }
 PARSED = ("policy", "norm", "ball", "indices")
 """Fields that the pages read as one of a few words, and refuse or pass over otherwise."""
