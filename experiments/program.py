@@ -166,8 +166,8 @@ def folder(name: str) -> epath.Path:
     """
     if not name.strip():
         raise WorkdirError("a folder's name is empty")
-    path = epath.Path(os.path.expanduser(name))
-    with storage_errors(path):
+    with storage_errors(name):
+        path = epath.Path(os.path.expanduser(name))
         path.exists()
     return path
 
