@@ -89,13 +89,17 @@ def _list() -> None:
             "where": entry.where,
             "size": f"{entry.size:,} bytes" if entry.size else "",
             "md5": entry.md5,
-            "sha256": f"{entry.sha256}..." if entry.sha256 else "",
+            "sha256": _whole_or_begun(entry.sha256),
             "licence": entry.licence,
             "note": entry.note,
         }
         for key, value in details.items():
             if value:
                 print(f"    {key:8}{value}")
+
+
+def _whole_or_begun(sha256: str | None) -> str:
+    return sha256 + "..." * (len(sha256) < 64) if sha256 else ""
 
 
 def command(argv: list[str]) -> int:
