@@ -245,7 +245,7 @@ def sigmoid(fit: LogisticFit, path: str | pathlib.Path, labels: Sequence[str] = 
         top.set(xscale="log", ylim=(-3, 103), ylabel="robust under replay (%)")
         bottom.set(ylabel="residual (%)")
         bottom.set_xlabel("expected compression rate (lower = stronger)")
-        round_ones = [10.0**power * m for power in range(-6, 3) for m in (1, 2, 5)]
+        round_ones = [10.0**power * m for power in range(-6, 3) for m in (1, 2, 3, 5, 7)]
         shown = [r for r in round_ones if rate[0] <= r <= rate[-1]]
         bottom.set_xticks(shown, [f"{r:g}" for r in shown])
         bottom.minorticks_off()

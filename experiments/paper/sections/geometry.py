@@ -63,7 +63,9 @@ def report(study: Study) -> Report:
         f"{number(keys)} over keys, {number(starts)} over starts",
         outcome,
         f"It held where the first is below {SMALL} and the second above {LARGE}, with "
-        f"their intervals; {len(indices)} images, {study.plan.cloud} draws each.",
+        f"their intervals; {len(indices)} images, {study.plan.cloud} draws each. Starts "
+        f"are random points of the ball of {study.ball}: where it is large, what is "
+        "taken off a start again is a large part of what purification does.",
     )
     return Report([finding], drawn)
 

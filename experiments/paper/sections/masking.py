@@ -25,6 +25,7 @@ from jaxpure.evaluation.statistics import correct, paired_gap, wilson
 
 HELPS = 0.1  # a change of robust accuracy below it does not matter
 GRADIENTS = ("exact", "bpda")
+USED = {"bpda": "BPDA", "other_key": "another key", "eot": "EOT mean"}
 
 
 def asks(plan: Plan) -> list[Ask]:
@@ -61,7 +62,7 @@ def report(study: Study) -> Report:
     logits = np.stack(matrix, 1)[:, :, : 2 * plan.matrix_keys]
     keys = _key_matrix(logits, labels, clean, plan.matrix_keys)
     cosines = study.all(ask("gradients", plan.purifier, plan.denoiser))
-    curves = {name: cosines[name] for name in ("bpda", "other_key", "eot")}
+    curves = {title: cosines[name] for name, title in USED.items()}
     aligned = alignment_curve(curves, indices=study.indices)
     means = summarise("cosines", "", {n: v.mean(1) for n, v in curves.items()})
     table = _table(robust, right)
@@ -231,7 +232,7 @@ def _transfer(
 
 
 def _cosines(means: Result) -> Finding:
-    found = {name: means.estimate(name) for name in ("bpda", "other_key", "eot")}
+    found = {name: means.estimate(name) for name in USED.values()}
     ours = "; ".join(f"{name} {number(e)}" for name, e in found.items())
     outcomes: list[Outcome] = [below(e.low, e.high, 0.95) for e in found.values()]
     outcome = both(*outcomes)

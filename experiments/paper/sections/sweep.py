@@ -85,7 +85,7 @@ def _sampler(purifier) -> str:
 def _settings(table: Result) -> Figure:
     kinds = [KINDS.get(kind, kind) for kind in table["kind"]]
     labels = [
-        f"{kind} t*={t}, {steps} steps, {sampler}"
+        f"{kind} {t}, {steps} steps, {sampler}"
         for kind, t, steps, sampler in zip(
             kinds, table["t_star"], table["steps"], table["sampler"], strict=True
         )
@@ -96,13 +96,13 @@ def _settings(table: Result) -> Figure:
     return Figure(
         "sweep",
         "Robust under replay, by setting",
-        f"{table.about[0].upper()}{table.about[1:]}.",
+        f"{table.about[0].upper()}{table.about[1:]}. Each with its t_star.",
         partial(
             figures.dots,
             shown,
             label="label",
             value="robust",
-            xlabel="robust under replay (share of images)",
+            xlabel="robust (share of images)",
         ),
     )
 

@@ -11,7 +11,7 @@ from jaxpure.dissect.theory import monte_carlo, picture
 
 SAMPLES = 2000
 MODEL: dict[str, Any] = {"rho": 6.0, "sigma": 1.0, "eps": 4.0}
-PICTURE: dict[str, Any] = {"rho": 0.7, "sigma": 1.0, "eps": 1.5, "points": 41}
+PICTURE: dict[str, Any] = {"rho": 0.7, "sigma": 1.0, "eps": 1.5, "points": 31}
 
 
 def asks(plan: Plan) -> list:
