@@ -26,4 +26,4 @@ def test_a_folder_without_runs_has_no_page(tmp_path, capsys):
     (tmp_path / "run" / "summary.json").write_text("{")
     assert view.command([str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "left out: " in error and "no finished run to show" in error
+    assert "no finished run can be shown" in error and "summary.json is damaged" in error
