@@ -13,6 +13,8 @@ jax.config.update(
     "jax_compilation_cache_dir",
     str(pathlib.Path(tempfile.gettempdir()) / "jaxpure-test-cache"),
 )
+# Most programs of the tests compile in less than the second above which JAX keeps them.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

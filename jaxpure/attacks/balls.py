@@ -229,7 +229,15 @@ class L1:
         return f"L1 {self.eps:.4g}"
 
 
-BALLS = Registry("ball", {"linf": Linf, "l2": L2, "l1": L1, "flow": Flow})
+BALLS = Registry(
+    "ball",
+    {
+        "linf": Linf,
+        "l2": L2,
+        "l1": L1,
+        "flow": Flow,
+    },
+)
 
 
 def ascend(

@@ -11,9 +11,14 @@ from scipy import optimize, stats
 from jaxpure.attacks.balls import BALLS, L1, L2, Linf, ascend, check_radius, distances
 from jaxpure.attacks.flow import Flow, warp
 from jaxpure.errors import UserError
+from jaxpure.specs import build, spec_of
+
+from .cases import BALL_CASES
 
 SHAPE = (2, 3, 1)
 NORMS = {"linf": Linf(0.2), "l2": L2(0.4), "l1": L1(0.7)}
+OF_PIXELS = {name: ball for name, ball in BALL_CASES.items() if hasattr(ball, "project")}
+"""Every registered ball whose points are images."""
 images = st.integers(0, 10_000).map(
     lambda seed: np.random.default_rng(seed).uniform(size=SHAPE).astype(np.float32)
 )
@@ -26,11 +31,11 @@ def length(name, change):
     return distances(change[None], np.zeros((1, *SHAPE)))[name][0]
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", OF_PIXELS)
 @settings(deadline=None, max_examples=25)
 @given(images, changes)
 def test_a_projection_is_inside_and_stays(name, centre, change):
-    ball = NORMS[name]
+    ball = OF_PIXELS[name]
     once = ball.project(jnp.asarray(centre + change), jnp.asarray(centre))
     assert ((once >= 0) & (once <= 1)).all()
     assert ball.excess(np.asarray(once)[None], centre[None])[0] <= 1e-6
@@ -79,19 +84,19 @@ def test_the_direction_has_unit_norm_and_gains_most(name, gradient):
     assert np.vdot(gradient, direction) >= best - 1e-5
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", OF_PIXELS)
 def test_no_gradient_has_no_direction(name):
-    assert not np.any(NORMS[name].direction(jnp.zeros(SHAPE)))
+    assert not np.any(OF_PIXELS[name].direction(jnp.zeros(SHAPE)))
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", OF_PIXELS)
 def test_starts_are_inside_differ_by_key_and_reach_the_edge(name):
-    ball, x = NORMS[name], jnp.full(SHAPE, 0.5)
+    ball, x = OF_PIXELS[name], jnp.full(SHAPE, 0.5)
     keys = jax.random.split(jax.random.key(0), 200)
     points = np.asarray(jax.vmap(ball.start, (0, None))(keys, x))
     originals = np.full_like(points, 0.5)
     assert (ball.excess(points, originals) <= 1e-6).all()
-    sizes = distances(points, originals)[name] / ball.eps
+    sizes = np.asarray(jax.vmap(ball.distance, (0, None))(points, x)) / ball.eps
     assert sizes.max() > 0.85 and len(np.unique(sizes)) == 200
 
 
@@ -141,6 +146,31 @@ def test_a_projection_is_the_nearest_point_of_the_ball(name):
         other = rng.normal(size=SHAPE)
         other = centre + ball.eps * other / max(length(name, other), ball.eps)
         assert np.vdot(far - near, other - near) <= 1e-5
+
+
+@pytest.mark.parametrize("name", OF_PIXELS)
+def test_a_small_step_along_the_direction_climbs_and_random_ones_differ(name):
+    """A step from the middle of the ball, which ends inside."""
+    ball, rng = OF_PIXELS[name], np.random.default_rng(0)
+    gradient, centre = rng.normal(size=SHAPE).astype(np.float32), jnp.full(SHAPE, 0.5)
+    moved = ascend(ball, centre, centre, jnp.asarray(gradient), ball.eps / 4)
+    assert np.vdot(gradient, moved - centre) > 0
+    assert ball.excess(np.asarray(moved)[None], np.asarray(centre)[None])[0] <= 1e-6
+    a, b = (ball.random_direction(jax.random.key(seed), centre) for seed in (0, 1))
+    assert a.shape == SHAPE and np.isfinite(a).all() and np.any(a != b)
+
+
+@pytest.mark.parametrize("name", BALL_CASES)
+def test_the_original_is_inside_whatever_the_ball(name):
+    image = np.random.default_rng(0).uniform(size=(2, 8, 8, 1)).astype(np.float32)
+    assert (BALL_CASES[name].excess(image, image) == 0).all()
+
+
+@pytest.mark.parametrize("name", BALL_CASES)
+def test_a_spec_builds_an_equal_ball(name):
+    ball = BALL_CASES[name]
+    assert build(BALLS, spec_of(ball, BALLS)) == ball
+    assert str(ball)
 
 
 @pytest.mark.parametrize("name", NORMS)
