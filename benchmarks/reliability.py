@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability --kills=200 --interrupts=100 --writers=10 --seed=0
 
-Runs `experiments.run` and `experiments.train` on a few digits, strikes each process at a
+Runs `experiments.run`, `train` and `paper` on a few digits, strikes each process at a
 random moment of its life (SIGKILL, or SIGINT and SIGTERM), and goes on with the same
 command until it comes to its end; then compares what it left with an unbroken run's, to the
 bit. Moments are in processor time, so that other work on the machine moves none. A crowd is
@@ -132,10 +132,19 @@ TRAIN_ARGUMENTS = (
     "--config.checkpoint_seconds=0",
     "--cpu_devices=1",
 )
+PAPER_ARGUMENTS = (
+    "--data=digits",
+    "--quick",
+    "--only=fuzzy,denoising",
+    "--num_examples=6",
+    "--purifier=diffpure(t_star=10,step_rule=ddim(num_steps=2))",
+    "--cpu_devices=1",
+)
 PROGRAMS = (
     Program("run", ("-m", "experiments.run"), RUN_ARGUMENTS),
     Program("run, states at every step", ("-c", EAGER), RUN_ARGUMENTS),
     Program("train", ("-m", "experiments.train"), TRAIN_ARGUMENTS),
+    Program("paper", ("-m", "experiments.paper"), PAPER_ARGUMENTS),
 )
 
 
@@ -355,7 +364,8 @@ def content(workdir: Path) -> dict[str, str]:
     found = {f"row {where}": ",".join(rows) for where, rows in recorded(workdir).items()}
     for path in sorted(workdir.rglob("*")):
         name = str(path.relative_to(workdir))
-        if path.suffix in (".safetensors", ".parquet", ".jsonl") and path.parent == workdir:
+        result = path.parent == workdir or path.suffix == ".csv"
+        if path.suffix in (".safetensors", ".parquet", ".jsonl", ".csv") and result:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.suffix == ".npz":
             with np.load(path) as arrays:
