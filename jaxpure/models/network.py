@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, cast, get_args
 
 import jax
 from flax import nnx
@@ -104,8 +104,7 @@ def create(architecture: Architecture, key: jax.Array) -> Network:
 
     @jax.jit
     def init(key):
-        module = architecture.build(nnx.Rngs(key))
-        return _split(module)[1]
+        return _split(architecture.build(_rngs(key)))[1]
 
     return Network(architecture, init(key))
 
@@ -147,4 +146,24 @@ def _split(module: nnx.Module) -> tuple[Any, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _abstract_split(architecture: Architecture) -> tuple[Any, Any]:
-    return _split(nnx.eval_shape(lambda: architecture.build(nnx.Rngs(0))))
+    return _split(nnx.eval_shape(lambda: architecture.build(_rngs(jax.random.key(0)))))
+
+
+class _Rngs:
+    """The keys that `nnx.Rngs(key)` gives, counted by Python.
+
+    Those of flax count by a variable, which under tracing describes itself at every key by
+    all of the program so far: half a minute for the largest networks.
+    """
+
+    def __init__(self, key: jax.Array):
+        self._key, self._count = key, 0
+
+    def params(self) -> jax.Array:
+        key = jax.random.fold_in(self._key, self._count)
+        self._count += 1
+        return key
+
+
+def _rngs(key: jax.Array) -> nnx.Rngs:
+    return cast(nnx.Rngs, _Rngs(key))
