@@ -1,10 +1,12 @@
 """Strict JAX for every test: 8 simulated devices, no silent promotion, no key reuse."""
 
 import pathlib
+import re
 import tempfile
 
 import jax
 import pytest
+from slow import SLOW
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -16,7 +18,17 @@ jax.config.update(
 # Most programs of the tests compile in less than the second above which JAX keeps them.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+TESTS = pathlib.Path(__file__).parent
+GOLDEN = TESTS / "golden"
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    """Marks the tests that `slow.py` lists."""
+    for item in items:
+        patterns = SLOW.get(item.path.relative_to(TESTS).as_posix(), ())
+        if any(re.search(pattern, item.name) for pattern in patterns):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

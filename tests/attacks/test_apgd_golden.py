@@ -34,7 +34,7 @@ def cases():
                         case = (loss, norm, classifier, steps, dtype)
                         exact = dtype == "float64" or (loss, norm) == ("ce", "L2")
                         quick = classifier == "gray8" and steps == 20 and exact
-                        marks = [] if quick else [pytest.mark.long]
+                        marks = [] if quick else [pytest.mark.slow]
                         yield pytest.param(*case, marks=marks)
 
 

@@ -17,7 +17,7 @@ def cases():
         for classifier in ("gray8", "rgb16"):
             for eps in (0, 1) if norm == "Linf" else (0,):
                 quick = eps == 0 and (norm, classifier) != ("Linf", "rgb16")
-                marks = [] if quick else [pytest.mark.long]
+                marks = [] if quick else [pytest.mark.slow]
                 yield pytest.param(norm, classifier, eps, marks=marks)
 
 
