@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items):
     """Marks the tests that `slow.py` lists."""
     for item in items:
         patterns = SLOW.get(item.path.relative_to(TESTS).as_posix(), ())
-        if any(re.search(pattern, item.name) for pattern in patterns):
+        listed = any(re.search(pattern, item.name) for pattern in patterns)
+        if listed and not item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
 
 
