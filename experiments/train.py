@@ -280,7 +280,8 @@ def _classifier_loss(config: configs.TrainConfig) -> training.Loss:
         "num_steps": config.adversarial_steps,
     }
     try:
-        Linf(ball["eps"]), Pgd(step_size=ball["step_size"], num_steps=ball["num_steps"])
+        Linf(ball["eps"])
+        Pgd(step_size=ball["step_size"], num_steps=ball["num_steps"])
     except UserError as error:
         eps = config.adversarial_eps_255
         raise configs.ConfigError(
