@@ -332,7 +332,7 @@ def test_bad_input(given, message, tmp_path):
         program.main(arguments.parse(argv, program.FLAGS), None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_command_that_is_killed_goes_on_to_the_same_numbers(tmp_path):
     """The real command: one call to its end, and one killed after its first unit."""
     options = (*TINY, "--only=geometry,fuzzy,theory")
@@ -357,7 +357,7 @@ def test_a_command_that_is_killed_goes_on_to_the_same_numbers(tmp_path):
         assert (killed / "figures" / path.name).read_text() == path.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_page_of_tiny_networks(tmp_path):
     code, output = commands.run("paper", *TINY, f"--workdir={tmp_path}")
     assert code == 0, output

@@ -125,7 +125,7 @@ def with_devices(count: int, workdir: pathlib.Path) -> None:
     assert json.loads((workdir / "summary.json").read_text())["num_devices"] == count
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_devices_do_not_matter(replay, tmp_path, count):
     with_devices(count, tmp_path)
     same_results(replay, tmp_path)
@@ -186,7 +186,7 @@ def test_judged_again_without_attacking(replay, tmp_path):
     assert again["worst_of_n"] == summary["worst_of_n"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compare_pairs_two_policies(replay, tmp_path):
     fresh = tmp_path / "fresh"
     code, output = run("run", "--config=digits_bpda_fresh", f"--workdir={fresh}", *TINY)

@@ -14,7 +14,7 @@ from tests.experiments.commands import TINY, error_line, run, start
 SHORT = ("--config.num_steps=300", "--config.checkpoint_seconds=0")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_training_is_the_same_as_unbroken(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     arguments = ("--config=digits_classifier", *SHORT)
