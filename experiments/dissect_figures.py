@@ -263,7 +263,7 @@ def outcomes(
     xlabel: str,
     ylabel: str,
 ) -> None:
-    """One mark an image, filled where it stays right: EVK0's Fig. 6.
+    """One mark an image, filled where it stays right: the 2025 submission's Fig. 6.
 
     Args:
       images: a row for each image; thresholds that were not reached are infinite.

@@ -105,7 +105,7 @@ def _figure(folder: pathlib.Path, figure: Figure) -> dict[str, Any]:
     ]
     return {
         "title": figure.title,
-        "caption": figure.caption,
+        "caption": figure.caption[:1].upper() + figure.caption[1:],
         "uri": f"data:image/svg+xml;base64,{encoded}",
         "csvs": [{"name": p.name, "href": f"{FIGURES}/{p.name}"} for p in csvs],
     }

@@ -26,7 +26,7 @@ class Relation(NamedTuple):
     source: str
 
 
-SEED, EVK0 = "seed paper (2023)", "its 2025 successor"
+SEED, NEXT = "seed paper (2023)", "2025 submission"
 FOLLOWING, LATEST = "arXiv 2505.22839", "2026 submission"
 NONE = "no number is public"
 
@@ -54,12 +54,12 @@ RELATIONS: dict[int, Relation] = {
     5: Relation(
         "What purification adds hangs on the key and hardly on where it starts.",
         "correlation 0.24 to 0.3 over keys, above 0.95 over starts",
-        f"{SEED}, Fig. 2; {EVK0}",
+        f"{SEED}, Fig. 2; {NEXT}",
     ),
     6: Relation(
         "Purification takes an attacked image farther from the clean one.",
         "SSIM falls by about 20%",
-        f"{EVK0}, Fig. 1c",
+        f"{NEXT}, Fig. 1c",
     ),
     7: Relation(
         "The adversarial part stays while noise is added and falls while it is removed.",
@@ -69,7 +69,7 @@ RELATIONS: dict[int, Relation] = {
     8: Relation(
         "A large part of adversarial images succeeds under some keys and not under others.",
         "46.3% (DiffHammer)",
-        f"{EVK0}; DiffHammer",
+        f"{NEXT}; DiffHammer",
     ),
     9: Relation(
         "The robustness that replay leaves grows with compression.",
@@ -99,12 +99,12 @@ RELATIONS: dict[int, Relation] = {
     14: Relation(
         "Compression acts off the manifold of the data more than along it.",
         NONE,
-        f"{LATEST}, Fig. 4; {EVK0}, Fig. 5",
+        f"{LATEST}, Fig. 4; {NEXT}, Fig. 5",
     ),
     15: Relation(
         "Compression and critical threshold tell robust images from others.",
         "separated; " + NONE,
-        f"{EVK0}, Fig. 6",
+        f"{NEXT}, Fig. 6",
     ),
     16: Relation(
         "EOT is a transfer attack between keys: it wins elsewhere what it loses at home.",

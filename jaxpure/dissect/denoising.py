@@ -1,7 +1,8 @@
 """Does purification denoise? What becomes of an image and its perturbation, step by step.
 
-Distances to the clean image (EVK0's Fig. 1c, d), similarity (its SSIM), the share of the
-adversarial direction that is left (the seed's Fig. 3c and 4a), the classifier's margin.
+Distances to the clean image (the 2025 submission's Fig. 1c, d), similarity (its SSIM), the
+share of the adversarial direction that is left (the seed's Fig. 3c and 4a), the
+classifier's margin.
 
 The forward phase is drawn level by level under the one forward noise of the purification:
 the state at level t is sqrt(abar_t) x + sqrt(1 - abar_t) noise. DiffPure itself jumps to

@@ -1,7 +1,8 @@
 """Fuzzy robustness: a perturbation that succeeds under some keys and not under others.
 
-EVK0 and DiffHammer (which found a large share of such images). For an image x with its
-perturbation d, p = P_key[f_key(x + d) is wrong]; CFR(q) is the share of images with p >= q.
+The 2025 submission and DiffHammer (which found a large share of such images). For an image
+x with its perturbation d, p = P_key[f_key(x + d) is wrong]; CFR(q) is the share of images
+with p >= q.
 """
 
 import numpy as np

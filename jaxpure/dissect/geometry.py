@@ -1,9 +1,9 @@
 """The geometry of a purifier's randomness: is it the key that moves an image, or the image?
 
 Correlations of purified minus original (seed paper's Fig. 2, `np.corrcoef`), spectra of
-purified states (its Fig. 4, EVK0's Fig. 5b), variance split into input, randomness and
-both (the 2026 paper's Fig. 2f). All arrays of vectors are `(k, ...)`: k vectors, whatever
-shape they have, flattened here.
+purified states (its Fig. 4, the 2025 submission's Fig. 5b), variance split into input,
+randomness and both (the 2026 submission's Fig. 2f). All arrays of vectors are `(k, ...)`:
+k vectors, whatever shape they have, flattened here.
 """
 
 from typing import NamedTuple

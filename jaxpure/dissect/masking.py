@@ -1,7 +1,7 @@
 """How much of the robustness is a gradient that the attack could not see.
 
-The replay gap (seed, Table 1), and EOT read as a transfer attack between keys (2026 paper,
-Sec. B). What the gradients themselves say is in `jaxpure.dissect.alignment`.
+The replay gap (seed, Table 1), and EOT read as a transfer attack between keys (2026
+submission, Sec. B). What the gradients themselves say is in `jaxpure.dissect.alignment`.
 """
 
 from typing import NamedTuple
@@ -110,7 +110,7 @@ def key_matrix(
     }
     about = (
         "share of images wrong under the judging key, made under the attack key "
-        "(2026 paper, Sec. B); intervals: Wilson"
+        "(2026 submission, Sec. B); intervals: Wilson"
     )
     overall = _seen_and_unseen(success, counts, seen)
     return KeyMatrix(Result("key_matrix", about, cells, {"images": n}), overall)

@@ -67,7 +67,7 @@ def predictor_table(predictors: Mapping[str, np.ndarray], robust: np.ndarray) ->
         "auc_low": np.array([e.low for e in estimates]),
         "auc_high": np.array([e.high for e in estimates]),
     }
-    about = "AUC for an image to stay right under the replayed attack (EVK0, Fig. 6)"
+    about = "AUC for an image to stay right under replayed attack (2025 submission, Fig. 6)"
     notes = {"images": len(robust), "robust": int(np.sum(robust))}
     return Result("predictors", about, columns, notes)
 
@@ -201,7 +201,7 @@ def logistic_fit(rate: np.ndarray, robust: np.ndarray, images: np.ndarray) -> Lo
     }
     about = (
         "robust share under replay as a sigmoid of the log expected compression rate "
-        "(lower is stronger); one point is one setting (2026 paper, Fig. 3a)"
+        "(lower is stronger); one point is one setting (2026 submission, Fig. 3a)"
     )
     return LogisticFit(
         Estimate(intercept, intercept - half[0], intercept + half[0], s),

@@ -135,7 +135,7 @@ def critical_threshold(
 
 
 class Thresholds(NamedTuple):
-    """EVK0's four critical thresholds of one image along one direction, L2: `()` each.
+    """The 2025 submission's four critical thresholds along one direction, L2: `()` each.
 
     Attributes:
       classifier: the classifier alone, at x.
@@ -163,7 +163,8 @@ def four_thresholds(
 ) -> Thresholds:
     """All four thresholds along one direction; options as for `critical_threshold`.
 
-    EVK0 found all four positively correlated, and the third about equal to the fourth.
+    The 2025 submission found all four positively correlated, and the third about equal to
+    the fourth.
     """
     centre = purifier(key, x)
 

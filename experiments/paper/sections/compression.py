@@ -162,7 +162,7 @@ def _outcomes(rates: dict, found: dict, stays: np.ndarray, indices: np.ndarray) 
     }
     about = (
         "compression rate along the replayed attack (lower is stronger), and how far along "
-        "it the classifier's class changes at the anchor (EVK0, Fig. 6)"
+        "it the classifier's class changes at the anchor (2025 submission, Fig. 6)"
     )
     images = Result("outcomes", about, columns, {"images": len(stays)})
     return Figure(

@@ -58,8 +58,8 @@ def report(study: Study) -> Report:
     figure = Figure(
         "fate",
         "The attacked image along the chain",
-        f"{about[0].upper()}{about[1:]} (EVK0, Fig. 1c; seed, Fig. 3c). Mean over images, "
-        "bands: bootstrap.",
+        f"{about[0].upper()}{about[1:]} (2025 submission, Fig. 1c; seed, Fig. 3c). Mean "
+        "over images, bands: bootstrap.",
         partial(figures.fate, results),
     )
     return Report([_away(changes), _projection(changes)], [figure])

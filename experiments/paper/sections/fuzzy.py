@@ -38,7 +38,7 @@ def report(study: Study) -> Report:
                 f"Success over keys, of an attack that {knew[policy]}",
                 f"Left: share of the {keys} judging keys under which each attacked image "
                 "is wrong. Right: CFR(q), the share of images with success at least q "
-                "(EVK0, DiffHammer); band: Wilson.",
+                "(2025 submission; DiffHammer); band: Wilson.",
                 partial(figures.success_curve, curve, images),
             )
         )

@@ -97,7 +97,7 @@ def _spectrum(found: dict, indices: np.ndarray) -> Figure:
         "spectrum",
         "How many directions carry the purified draws",
         "Share of the variance of purified minus original in the first principal "
-        f"components (EVK0, Fig. 5b). Participation ratio, {carried}.",
+        f"components (2025 submission, Fig. 5b). Participation ratio, {carried}.",
         partial(
             figures.curves,
             curves,
