@@ -116,19 +116,26 @@ def check_fit(parts: Setup, dataset: Dataset, batch_size: int) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     x = jax.ShapeDtypeStruct(dataset.image_shape, jnp.float32)
     label = jax.ShapeDtypeStruct((), jnp.int32)
-    logits = jax.eval_shape(lambda d, k, x: d(k, x), parts.defense, key, x)
+    logits = jax.eval_shape(_judge, parts.defense, key, x)
     if dataset.labels.max() >= math.prod(logits.shape):
         raise UserError(
             f"{dataset.name} has labels up to {dataset.labels.max()}, and the defense "
             f"gives {math.prod(logits.shape)} logits: choose the classifier for this set"
         )
     for stage in parts.stages:
+        of_stage = stage.attack, stage.objective, parts.ball
+        jax.eval_shape(_first_step, *of_stage, key, x, label)
 
-        def first_step(attack, objective, ball, key, x, label):
-            state = attack.init(objective, ball, key, x, label)
-            return attack.step(objective, ball, state)
 
-        jax.eval_shape(first_step, stage.attack, stage.objective, parts.ball, key, x, label)
+# Of the module, so that what is checked again was traced before.
+def _judge(defense: Any, key: Any, x: Any) -> Any:
+    return defense(key, x)
+
+
+def _first_step(
+    attack: Any, objective: Any, ball: Any, key: Any, x: Any, label: Any
+) -> Any:
+    return attack.step(objective, ball, attack.init(objective, ball, key, x, label))
 
 
 def _named(thing: Any, registry: Registry) -> str:

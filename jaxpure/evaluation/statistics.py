@@ -7,7 +7,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 Z95 = 1.959963984540054
 
@@ -97,9 +96,17 @@ def paired_gap(first: np.ndarray, second: np.ndarray) -> PairedGap:
     gap = a.value - b.value
     low = gap - reach(a.value - a.low, b.high - b.value)
     high = gap + reach(a.high - a.value, b.value - b.low)
-    discordant = only_first + only_second
-    p = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
-    return PairedGap(gap, low, high, only_first, only_second, float(p), n)
+    p = _two_sided(only_first, only_first + only_second)
+    return PairedGap(gap, low, high, only_first, only_second, p, n)
+
+
+def _two_sided(successes: int, trials: int) -> float:
+    """The exact p-value of as many successes, were each as likely as not; 1 of none."""
+    if not trials:
+        return 1.0
+    from scipy import stats  # here: importing it takes longer than all of the rest
+
+    return float(stats.binomtest(successes, trials).pvalue)
 
 
 def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
