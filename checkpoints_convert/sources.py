@@ -129,6 +129,11 @@ def _open_tensors(path: Path) -> dict[str, _Stored]:
             f"{path} is neither safetensors nor a torch checkpoint (it begins with "
             f"{head[:8]!r})"
         )
+    if path.suffix == ".safetensors":  # by which torch would choose its reader
+        raise ConversionError(
+            f"{path} is named as safetensors and is none (it begins with {head[:8]!r}); a "
+            "torch checkpoint ends in .pt or .pth"
+        )
     return _without_wrappers(_model_of(_torch_load(path), path), path)
 
 

@@ -274,7 +274,7 @@ def run_tests(root, addition):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ADDITIONS)
 def test_the_suite_tests_what_was_added(kind, tmp_path):
     addition = ADDITIONS[kind]

@@ -17,7 +17,7 @@ from experiments.paper.sections import SECTIONS
 from jaxpure.evaluation.statistics import correct
 from jaxpure.keys import example_key, stream
 
-pytestmark = pytest.mark.slow  # seventeen programs are compiled
+pytestmark = pytest.mark.long  # seventeen programs are compiled
 
 T_STAR = 20
 PURIFIER = f"diffpure(t_star={T_STAR},schedule=linear(100))"

@@ -93,7 +93,7 @@ def test_counts_what_was_spent(replay):
     assert summary["denoiser_evaluations"] == 3 * spent
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_three_times_is_the_same_as_unbroken(replay, tmp_path):
     workdir = tmp_path / "killed"
     arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
