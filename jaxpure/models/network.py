@@ -153,7 +153,8 @@ class _Rngs:
     """The keys that `nnx.Rngs(key)` gives, counted by Python.
 
     Those of flax count by a variable, which under tracing describes itself at every key by
-    all of the program so far: half a minute for the largest networks.
+    all of the program so far: half a minute for the largest networks. Layers ask for
+    nothing else; one that keeps a stream of its own (dropout) no pure function can carry.
     """
 
     def __init__(self, key: jax.Array):

@@ -194,6 +194,7 @@ class Module:
 def bad_files(torch, tensors):
     """Each kind of file that is not a checkpoint, with what must be said of it."""
     return {
+        "pickle.safetensors": (b"\x80\x02}q\x00.", "is named as safetensors and is none"),
         "page.pt": (b"\n<!DOCTYPE html><html>sign in</html>", "is a web page"),
         "empty.pt": (b"", "is empty"),
         "text.pt": (b"hello there, world", "neither safetensors nor a torch checkpoint"),
@@ -222,6 +223,7 @@ def bad_files(torch, tensors):
 
 
 NAMES = [
+    "pickle.safetensors",
     "page.pt",
     "empty.pt",
     "text.pt",

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxpure import models, specs, weights
 from jaxpure.errors import UserError
 from jaxpure.models import ARCHITECTURES
+from jaxpure.models import network as network_of_models
 from tests.models.cases import CASES, filled
 
 every_case = pytest.mark.parametrize("name", CASES)
@@ -109,3 +111,9 @@ def test_it_is_stored_and_loaded(name, tmp_path):
     loaded = weights.load(tmp_path / "net.safetensors")
     assert loaded.architecture == net.architecture
     chex.assert_trees_all_equal(loaded.params, net.params)
+
+
+def test_initialisers_get_the_keys_that_flax_gives():
+    ours, flax = network_of_models._rngs(jax.random.key(3)), nnx.Rngs(jax.random.key(3))
+    for _ in range(3):
+        chex.assert_trees_all_equal(ours.params(), flax.params())
