@@ -86,7 +86,7 @@ def experiment(config: configs.RunConfig, data_dir: str | None = None) -> Experi
         alone, undefended(attack), ball=config.ball, policy="replay", judging_keys=1
     )
     for each in (setup, alone_setup):
-        check_fit(each, dataset, config.batch_size)
+        check_fit(each, dataset)
     return Experiment(config, dataset, defense, setup, alone, alone_setup)
 
 
@@ -124,10 +124,10 @@ def _check_numbers(config: configs.RunConfig) -> None:
             f"config.judging_keys={config.judging_keys}, expected at least 2: one that a "
             "replaying attack is given, and one that no attack sees"
         )
-    if config.batch_size < 1:
-        raise configs.ConfigError(
-            f"config.batch_size={config.batch_size}, expected at least 1"
-        )
+    for name in ("batch_size", "draws_at_once"):
+        value = getattr(config, name)
+        if value != "auto" and value < 1:
+            raise configs.ConfigError(f"config.{name}={value}, expected at least 1")
     if not 0 <= config.seed < SEED_LIMIT:
         raise configs.ConfigError(
             f"config.seed={config.seed}, expected 0 to {SEED_LIMIT - 1}: seeds that are "

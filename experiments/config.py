@@ -42,7 +42,9 @@ class RunConfig:
       policy: which noise the attack knows; `jaxpure.policy.parse_policy`.
       gradient: what the attack takes for the purifier's derivative; `jaxpure.gradients`.
       judging_keys: draws under which every image is judged; at least 2.
-      batch_size: images side by side on each device; part of the experiment.
+      batch_size: images side by side on each device, part of the experiment; "auto" is
+        what the device's memory holds when the run is begun.
+      draws_at_once: draws of an image side by side, where many are made.
       compute_dtype: of the networks' activations.
       seed: of the root key, 0 to 2**32 - 1.
     """
@@ -56,7 +58,8 @@ class RunConfig:
     policy: str = "replay"
     gradient: str = spec("gradient", "bpda")
     judging_keys: int = 10
-    batch_size: int = 50
+    batch_size: int | Literal["auto"] = 50
+    draws_at_once: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 

@@ -9,11 +9,10 @@ from jaxpure.defenses import denoiser_evaluations
 from jaxpure.evaluation import Setup, lanes
 
 
-def announce(built: Experiment) -> float:
+def announce(built: Experiment, where: lanes.Lanes) -> float:
     """Says what will be done and what it will cost; the seconds that it takes at most."""
     config, dataset, setup = built.config, built.dataset, built.setup
     n, keys = len(dataset), config.judging_keys
-    where = lanes.Lanes(lanes.local_mesh(), config.batch_size)
     print(
         f"{n} images of {dataset.name}, {setup.about['attack']} in {setup.ball}, policy "
         f"{setup.policy}, gradient {config.gradient}, {keys} judging keys; {where.slots} "

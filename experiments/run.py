@@ -30,7 +30,15 @@ from experiments.arguments import Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
 from experiments.summary import summarize
 from jaxpure import keys, report
-from jaxpure.evaluation import Result, lanes, lock, records, settle, share_of_process
+from jaxpure.evaluation import (
+    Result,
+    fitting,
+    lanes,
+    lock,
+    records,
+    settle,
+    share_of_process,
+)
 from jaxpure.evaluation import run as run_evaluation
 from jaxpure.evaluation.identity import describe, identify
 from jaxpure.files import write_atomically
@@ -50,14 +58,21 @@ FLAGS = (
 )
 
 
-def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
+def run(
+    built: Experiment, where: lanes.Lanes, name: str, workdir: epath.Path
+) -> dict[str, Any]:
     """Runs an experiment to its end, or on from where `workdir` stands.
+
+    Args:
+      built: the experiment.
+      where: what runs side by side.
+      name: of its config.
+      workdir: where records and results go.
 
     Returns:
       The summary, which is also written as summary.json.
     """
-    config = built.config
-    ours, mesh = share_of_process(built.dataset), lanes.local_mesh()
+    ours = share_of_process(built.dataset)
     with _Clock(workdir) as clock:
         for setup, who in (
             (built.undefended_setup, "undefended"),
@@ -66,9 +81,7 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
             with program.progress(len(ours), "image") as bar:
                 tell = partial(_show, bar, clock, who)
                 folder = workdir / "records" / who
-                run_evaluation(
-                    setup, ours, built.root, config.batch_size, folder, tell, mesh
-                )
+                run_evaluation(setup, ours, built.root, where, folder, tell)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -76,8 +89,8 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
         if jax.process_index():
             return {}
     place = workdir / "records"
-    undefended = _load(built, built.undefended_setup, place / "undefended")
-    defended = _load(built, built.setup, place / "defended")
+    undefended = _load(built, built.undefended_setup, where, place / "undefended")
+    defended = _load(built, built.setup, where, place / "defended")
     summary = summarize(built, name, undefended, defended, clock.seconds)
     _write_columns(workdir, undefended, defended)
     page = workdir / "report.html"
@@ -87,18 +100,25 @@ def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
     return summary
 
 
-def claim_records(built: Experiment, workdir: epath.Path) -> None:
+def lanes_of(built: Experiment, workdir: epath.Path | None) -> lanes.Lanes:
+    """What runs side by side: as the config says, or as the workdir was begun."""
+    config, folder = built.config, workdir and workdir / "records" / "defended"
+    side_by_side = config.batch_size, config.draws_at_once
+    return fitting.lanes_of(*side_by_side, built.setup, built.dataset, built.root, folder)
+
+
+def claim_records(built: Experiment, where: lanes.Lanes, workdir: epath.Path) -> None:
     """Refuses records of other weights or other data, before anything is measured."""
-    ours, size = share_of_process(built.dataset), built.config.batch_size
+    ours = share_of_process(built.dataset)
     for setup, who in ((built.undefended_setup, "undefended"), (built.setup, "defended")):
-        identity = identify(setup, built.root, size, ours)
-        about = describe(setup, built.root, size)
+        identity = identify(setup, built.root, where, ours)
+        about = describe(setup, built.root, where)
         records.claim(workdir / "records" / who, identity, about)
 
 
-def _load(built: Experiment, setup: Any, folder: epath.Path) -> Result:
+def _load(built: Experiment, setup: Any, where: lanes.Lanes, folder: epath.Path) -> Result:
     """The joined records of all processes."""
-    identity = identify(setup, built.root, built.config.batch_size, built.dataset)
+    identity = identify(setup, built.root, where, built.dataset)
     return settle.load(folder, built.dataset, setup, identity)
 
 
@@ -206,7 +226,8 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
     if arguments.distributed:
         jax.distributed.initialize()
     if arguments.dry_run:
-        cost.announce(experiment(config, arguments.data_dir))
+        built = experiment(config, arguments.data_dir)
+        cost.announce(built, lanes_of(built, None))
         return
     workdir = program.workdir(arguments, config)
     if arguments.judge_seed is not None:
@@ -221,9 +242,10 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
     with lock.held(workdir):
         program.claim(workdir, arguments, config)
         _clear(workdir)
-        claim_records(built, workdir)
-        cost.announce(built)
-        run(built, str(arguments.config), workdir)
+        where = lanes_of(built, workdir)
+        claim_records(built, where, workdir)
+        cost.announce(built, where)
+        run(built, where, str(arguments.config), workdir)
 
 
 def command(argv: list[str]) -> int:

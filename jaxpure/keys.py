@@ -70,6 +70,20 @@ def part(key: AnyKey, name: str) -> Key:
     return stream(key, name)
 
 
+def map_draws(f: Callable[[Any], Any], keys: Any, at_once: int) -> Any:
+    """`f` of every draw's keys, stacked: one after the other, or so many side by side.
+
+    Args:
+      f: of the keys of one draw.
+      keys: a pytree of keys with a leading axis.
+      at_once: draws side by side; memory grows with it.
+    """
+    if at_once == 1:  # and not a batch of one, which might round differently
+        return jax.lax.map(f, keys)
+    count = len(jax.tree.leaves(keys)[0])
+    return jax.lax.map(f, keys, batch_size=min(at_once, count))
+
+
 def noise_at(key: Key, index: jax.Array | int, like: jax.Array) -> jax.Array:
     """Standard normal noise of `like`'s shape and dtype, addressed by an index."""
     key = jax.random.fold_in(key, index)

@@ -1,16 +1,17 @@
 """What an attack climbs: the loss of a defense under a policy of randomness.
 
 Expectation over transformation (Athalye et al. 2018) is the mean over keys, taken in
-turn so that memory does not grow with the number of draws.
+turn, or so many at once as the device's memory allows.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxpure.errors import check_in, check_range
-from jaxpure.keys import AnyKey, Key
+from jaxpure.keys import AnyKey, Key, map_draws
 from jaxpure.losses import is_targeted, loss_named, loss_of
 from jaxpure.policy import Policy, Sources, attack_keys
 from jaxpure.pytrees import Static, pytree
@@ -52,6 +53,8 @@ class Objective:
       auxiliary_loss: `(defense, key, x) -> (logits, ())`, a callable pytree, in place of
         the defense where a gradient is taken: its second result is added to the loss of
         the draw. Selection does not look at it.
+      draws_at_once: draws side by side. The evaluation sets it; it changes no key, and
+        results by rounding alone.
     """
 
     defense: Any
@@ -60,11 +63,12 @@ class Objective:
     average: Static[Average] = "loss"
     eot_samples: Static[int] = 1
     auxiliary_loss: Any = None
+    draws_at_once: Static[int] = 1
 
     def __post_init__(self):
         loss_named(self.loss)
         check_in("average", self.average, ("loss", "logits"))
-        check_range(1, eot_samples=self.eot_samples)
+        check_range(1, eot_samples=self.eot_samples, draws_at_once=self.draws_at_once)
 
     @property
     def targeted(self) -> bool:
@@ -108,7 +112,11 @@ class Objective:
     def selection_logits(self, key: Key, step: jax.Array, x: Image) -> jax.Array:
         """Logits `(draws, classes)` at `x` under the selection keys of this step."""
         keys = attack_keys(self.policy, "selection", key, step, self.selection_draws)
-        return jax.lax.map(lambda k: self.defense(k, x), keys)
+        return self.map(lambda k: self.defense(k, x), keys)
+
+    def map(self, f: Callable[[Any], Any], keys: Any) -> Any:
+        """`f` of the keys of every draw, `draws_at_once` side by side."""
+        return map_draws(f, keys, self.draws_at_once)
 
     def gradient(
         self, keys: Any, x: Image, label: Label, target: Label | None = None
@@ -118,7 +126,7 @@ class Objective:
         if self.average == "logits":
 
             def of_mean(x):
-                logits, added = jax.lax.map(lambda k: self._seen(k, x), keys)
+                logits, added = self.map(lambda k: self._seen(k, x), keys)
                 return loss(jnp.mean(logits, 0)) + jnp.mean(added), logits
 
             gradient, logits = jax.grad(of_mean, has_aux=True)(x)
@@ -128,7 +136,7 @@ class Objective:
                 logits, added = self._seen(key, x)
                 return loss(logits) + added, logits
 
-            gradients, logits = jax.lax.map(
+            gradients, logits = self.map(
                 lambda k: jax.grad(of_one, has_aux=True)(x, k), keys
             )
             gradient = jnp.mean(gradients, 0)

@@ -176,7 +176,7 @@ def draw(objective: Objective, keys: Any, x: Image, label: Label) -> Draws:
         value, gradient = jax.value_and_grad(of_purified, has_aux=True)(purified)
         return Draws(value[1], value[0], gradient)
 
-    return jax.lax.map(one, keys)
+    return objective.map(one, keys)
 
 
 def representative(draws: Draws, direction: Callable) -> jax.Array:

@@ -23,6 +23,7 @@ from jaxpure.data import load as load_data
 from jaxpure.defenses import noise_parts
 from jaxpure.evaluation import lanes, lock, records
 from jaxpure.evaluation.bounds import AttackError, outside
+from jaxpure.evaluation.fitting import BatchSize, lanes_of
 from jaxpure.evaluation.identity import describe, identify
 from jaxpure.evaluation.judge import Judge
 from jaxpure.evaluation.result import Result
@@ -43,7 +44,8 @@ def evaluate(
     policy: str | Policy = "replay",
     gradient: Any = "exact",
     judging_keys: int = 10,
-    batch_size: int = 50,
+    batch_size: BatchSize = 50,
+    draws_at_once: int = 1,
     folder: epath.PathLike | None = None,
     progress: bool | OnProgress = False,
     mesh: Mesh | None = None,
@@ -67,7 +69,10 @@ def evaluate(
       gradient: "exact", "bpda", "surrogate(...)", "transfer(...)", or a function from
         purifier to purifier.
       judging_keys: draws under which every image is judged.
-      batch_size: images side by side on each device; part of the experiment.
+      batch_size: images side by side on each device, part of the experiment; "auto" is
+        as many as the device's memory holds when the evaluation is begun.
+      draws_at_once: draws of an image side by side, where many are made; likewise part of
+        the experiment, though it changes results by rounding alone.
       folder: where records go as they are made; the same call goes on from there. Without
         it they are kept in a temporary folder.
       progress: True shows a bar; a function is called as rows are made.
@@ -86,32 +91,33 @@ def evaluate(
         gradient=gradient,
         judging_keys=judging_keys,
     )
+    check_fit(setup, examples)
+
+    def run_in(path: epath.Path) -> Result:
+        where = lanes_of(batch_size, draws_at_once, setup, examples, key, path, mesh)
+        return run(setup, examples, key, where, path, tell)
+
     with told(progress, len(examples)) as tell:
         if folder is not None:
             path = epath.Path(folder)
             with lock.held(path):
-                return run(setup, examples, key, batch_size, path, tell, mesh)
+                return run_in(path)
         with tempfile.TemporaryDirectory() as temporary:
-            path = epath.Path(temporary)
-            return run(setup, examples, key, batch_size, path, tell, mesh)
+            return run_in(epath.Path(temporary))
 
 
 def run(
     setup: Setup,
     dataset: Dataset,
     key: Key,
-    batch_size: int,
+    where: lanes.Lanes,
     folder: epath.Path,
     progress: OnProgress | None = None,
-    mesh: Mesh | None = None,
 ) -> Result:
-    """`evaluate` of a protocol that is already put together."""
-    check_fit(setup, dataset, batch_size)
-    mesh = lanes.local_mesh() if mesh is None else mesh
-    where = lanes.Lanes(mesh, batch_size)
+    """`evaluate` of a protocol that is already put together, and fits the examples."""
     examples = lanes.Examples(key, dataset.indices, dataset.floats(), dataset.labels)
-    identity = identify(setup, key, batch_size, dataset)
-    records.claim(folder, identity, describe(setup, key, batch_size))
+    identity = identify(setup, key, where, dataset)
+    records.claim(folder, identity, describe(setup, key, where))
     judge = Judge(setup, where, examples, identity, dataset.images)
     reporter = ProgressReporter(progress, len(dataset))
 

@@ -47,13 +47,13 @@ class Identity:
         return digest_of(self.digest.encode() + examples)
 
 
-def identify(setup: Any, key: Key, batch_size: int, dataset: Any) -> Identity:
+def identify(setup: Any, key: Key, where: Any, dataset: Any) -> Identity:
     """The identity of an evaluation.
 
     Args:
       setup: an `evaluation.Setup`.
       key: the root key.
-      batch_size: images side by side on a device, which rounding may depend on.
+      where: the `lanes.Lanes`; rounding may depend on what is side by side there.
       dataset: the examples.
     """
     parts = {
@@ -67,24 +67,27 @@ def identify(setup: Any, key: Key, batch_size: int, dataset: Any) -> Identity:
             name: str(setup.about[name])
             for name in ("policy", "gradient", "judging_keys", "stages")
         },
-        "batch_size": str(batch_size),
+        "batch_size": str(where.batch_size),
         "data": dataset.name,
     }
+    if where.draws_at_once != 1:
+        parts["draws_at_once"] = str(where.draws_at_once)
     return Identity(parts, example_digests(dataset))
 
 
-def describe(setup: Any, key: Key, batch_size: int) -> dict[str, Any]:
+def describe(setup: Any, key: Key, where: Any) -> dict[str, Any]:
     """What else a verifier without the weights needs to know of an evaluation, as JSON.
 
     Args:
       setup: an `evaluation.Setup`.
       key: the root key.
-      batch_size: images side by side on a device.
+      where: the `lanes.Lanes`.
     """
     data = jax.random.key_data(key)
     return {
         **setup.about,
-        "batch_size": batch_size,
+        "batch_size": where.batch_size,
+        "draws_at_once": where.draws_at_once,
         "key": [int(word) for word in np.asarray(data).ravel()],
         "key_impl": str(jax.random.key_impl(key)),
         "replays_all": setup.policy.replays_all,

@@ -65,7 +65,8 @@ def judge_more(
     records.claim(place, identity, about)
     known = records.read(place / "judged", identity)
     size = int(about["batch_size"]) if batch_size is None else batch_size
-    at = lanes.Lanes(lanes.local_mesh() if mesh is None else mesh, size)
+    mesh = lanes.local_mesh() if mesh is None else mesh
+    at = lanes.Lanes(mesh, size, int(about.get("draws_at_once", 1)))
     policy = parse_policy(about["policy"], noise_parts(getattr(defense, "purifier", None)))
     missing = [i for i, index in enumerate(result.indices) if int(index) not in known]
     for start in range(0, len(missing), at.slots):
@@ -157,7 +158,9 @@ def rejudge(
         if about.get("judging_seed") is None
         else jax.random.key(about["judging_seed"])
     )
-    at = lanes.Lanes(lanes.local_mesh() if mesh is None else mesh, int(about["batch_size"]))
+    mesh = lanes.local_mesh() if mesh is None else mesh
+    size, draws = int(about["batch_size"]), int(about.get("draws_at_once", 1))
+    at = lanes.Lanes(mesh, size, draws)
     policy = parse_policy(about["policy"], noise_parts(getattr(defense, "purifier", None)))
     keys = int(about["judging_keys"])
     indices = [int(i) for i in result.indices[chosen]]

@@ -7,11 +7,13 @@ the same program on its own: no result depends on how many there are, on the nei
 or on the order.
 """
 
+import contextlib
 import functools
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,8 +26,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxpure import weights
 from jaxpure.attacks.cascade import Stage
+from jaxpure.errors import check_range
 from jaxpure.evaluation.records import Row
-from jaxpure.keys import Key, example_key
+from jaxpure.keys import Key, example_key, map_draws
 from jaxpure.policy import Policy, judging_keys
 from jaxpure.pytrees import choose, is_key
 
@@ -74,15 +77,20 @@ class Examples:
 
 @dataclass(frozen=True)
 class Lanes:
-    """Devices, and how many images run side by side on each.
+    """Devices, and how much runs side by side on each.
 
     Attributes:
       mesh: one axis, "data".
       batch_size: images on each device.
+      draws_at_once: draws of each image, where an attack or a judgement makes many.
     """
 
     mesh: Mesh
     batch_size: int
+    draws_at_once: int = 1
+
+    def __post_init__(self):
+        check_range(1, batch_size=self.batch_size, draws_at_once=self.draws_at_once)
 
     @property
     def slots(self) -> int:
@@ -123,17 +131,18 @@ def _advance(mesh: Mesh):
     )
 
 
-@functools.lru_cache
-def _enter(mesh: Mesh):
-    def one(attack, objective, ball, root, index, x, label) -> Slots:
+def _new_slots(attack, objective, ball, root, index, x, label) -> Slots:
+    def one(index, x, label) -> Slots:
         state = attack.init(objective, ball, example_key(root, index), x, label)
         return Slots(index, jnp.ones((), bool), jnp.zeros((), jnp.int32), state)
 
+    return jax.vmap(one)(index, x, label)
+
+
+@functools.lru_cache
+def _enter(mesh: Mesh):
     def local(attack, objective, ball, root, slots, entering, index, x, label) -> Slots:
-        batch = jax.vmap(one, (None, None, None, None, 0, 0, 0))
-        new = batch(attack, objective, ball, root, index, x, label)
-        if slots is None:
-            return new._replace(active=entering)
+        new = _new_slots(attack, objective, ball, root, index, x, label)
         return jax.vmap(choose)(entering, new, slots)
 
     return jax.jit(
@@ -148,10 +157,10 @@ def _enter(mesh: Mesh):
 
 
 @functools.lru_cache
-def _judge(mesh: Mesh, policy: Policy, keys: int):
+def _judge(mesh: Mesh, policy: Policy, keys: int, draws_at_once: int):
     def one(defense, root, index, x):
         judging = judging_keys(policy, example_key(root, index), keys)
-        return jax.lax.map(lambda k: defense(k, x), judging)
+        return map_draws(lambda k: defense(k, x), judging, draws_at_once)
 
     def local(defense, root, index, x):
         return jax.vmap(one, (None, None, 0, 0))(defense, root, index, x)
@@ -188,11 +197,12 @@ def judge(
       keys: number of judging keys.
     """
     index, results = np.asarray(indices, np.int32), []
+    call = _judge(lanes.mesh, policy, keys, lanes.draws_at_once)
     for start in range(0, len(index), lanes.slots):
         chosen, count = _padded(index[start : start + lanes.slots], lanes.slots)
         x, _ = _padded(images[start : start + lanes.slots], lanes.slots)
         chosen, x = lanes.shard((chosen, x))
-        logits = _judge(lanes.mesh, policy, keys)(defense, root, chosen, x)
+        logits = call(defense, root, chosen, x)
         results.append(np.asarray(logits)[:count])
     return np.concatenate(results)
 
@@ -218,24 +228,32 @@ def attack(
     """
     crew = _Crew(lanes, stage, ball, examples)
     queue = deque(todo)
-    slots, occupied = crew.restore(snapshot, queue)
-    steps, last_snapshot = 1, time.monotonic()
+    slots, occupied = crew.begin(snapshot, queue)
+    pace, last_snapshot = _Pace(), time.monotonic()
+    rows: list[Row] = []
     while queue or occupied.any():
         slots, occupied = crew.refill(slots, occupied, queue)
-        started = time.monotonic()
-        slots = crew.advance(slots, steps)
+        pace.begin()
+        slots = crew.advance(slots, pace.steps)
+        yield rows  # what the last call finished is written down while this one works
         done = crew.finished(slots) & occupied
-        steps = _adapt(steps, time.monotonic() - started)
+        pace.end()
+        if snapshot is not None and time.monotonic() - last_snapshot > SNAPSHOT_SECONDS:
+            # With the finished ones, whose rows are not written yet.
+            weights.save_tree(snapshot, _without_keys(slots), {})
+            last_snapshot = time.monotonic()
         rows = _rows(slots, done)
         if done.any():
             occupied = occupied & ~done
             slots = slots._replace(active=lanes.shard(occupied))
-        yield rows
-        if snapshot is not None and time.monotonic() - last_snapshot > SNAPSHOT_SECONDS:
-            weights.save_tree(snapshot, _without_keys(slots), {})
-            last_snapshot = time.monotonic()
+    yield rows
     if snapshot is not None and snapshot.exists():
         snapshot.unlink()
+
+
+def planned_memory(lanes: Lanes, stage: Stage, ball: Any, examples: Examples) -> int:
+    """Bytes that a step of a full batch of attacks takes on each device, by XLA's plan."""
+    return _Crew(lanes, stage, ball, examples).planned_memory()
 
 
 def seconds_per_step(
@@ -243,7 +261,8 @@ def seconds_per_step(
 ) -> tuple[float, float]:
     """`(seconds to compile, seconds of one step)` of a full batch of attacks."""
     crew = _Crew(lanes, stage, ball, examples)
-    slots, _ = crew.refill(None, crew.empty, deque(int(i) for i in examples.indices))
+    slots, occupied = crew.begin(None, deque())
+    slots, _ = crew.refill(slots, occupied, deque(int(i) for i in examples.indices))
     times = []
     for _ in range(2):
         started = time.monotonic()
@@ -257,7 +276,8 @@ class _Crew:
 
     def __init__(self, lanes: Lanes, stage: Stage, ball: Any, examples: Examples):
         self.lanes, self.examples = lanes, examples
-        self.search = (stage.attack, stage.objective, ball)
+        objective = replace(stage.objective, draws_at_once=lanes.draws_at_once)
+        self.search = (stage.attack, objective, ball)
         self.calls = int(stage.budget.calls)
 
     @property
@@ -268,6 +288,19 @@ class _Crew:
         budget = jnp.int32(self.calls)
         return _advance(self.lanes.mesh)(*self.search, budget, slots, jnp.int32(steps))
 
+    def planned_memory(self) -> int:
+        """Bytes of the compiled `advance` on each device: arguments, results, the rest."""
+        step = jnp.int32(1)
+        advance = _advance(self.lanes.mesh)
+        lowered = advance.lower(*self.search, step, self._shapes(), step)
+        plan = lowered.compile().memory_analysis()
+        return (
+            plan.argument_size_in_bytes
+            + plan.output_size_in_bytes
+            + plan.temp_size_in_bytes
+            - plan.alias_size_in_bytes
+        )
+
     def finished(self, slots: Slots) -> np.ndarray:
         """Slots whose attack is done, or has spent its budget."""
         return np.asarray(slots.state.progress.done) | (
@@ -275,11 +308,11 @@ class _Crew:
         )
 
     def refill(
-        self, slots: Slots | None, occupied: np.ndarray, queue: deque[int]
+        self, slots: Slots, occupied: np.ndarray, queue: deque[int]
     ) -> tuple[Slots, np.ndarray]:
         """Puts the next examples of the queue into the slots that are free."""
         free = np.flatnonzero(~occupied)[: len(queue)]
-        if slots is not None and not len(free):
+        if not len(free):
             return slots, occupied
         entering = self.empty
         entering[free] = True
@@ -287,6 +320,11 @@ class _Crew:
         root = self.examples.root
         entered = _enter(self.lanes.mesh)(*self.search, root, slots, *arguments)
         return entered, occupied | entering
+
+    def _shapes(self) -> Slots:
+        """Slots without values."""
+        examples = self._entering(np.array([], int), deque())
+        return jax.eval_shape(_new_slots, *self.search, self.examples.root, *examples)
 
     def _entering(self, free: np.ndarray, queue: deque[int]) -> tuple[np.ndarray, ...]:
         """Indices, images and labels of all slots, those of `free` from the queue.
@@ -299,23 +337,18 @@ class _Crew:
         index = examples.indices[position].astype(np.int32)
         return index, examples.images[position], examples.labels[position]
 
-    def restore(
+    def begin(
         self, snapshot: epath.Path | None, queue: deque[int]
-    ) -> tuple[Slots | None, np.ndarray]:
-        """The slots of a killed run, less those whose examples are no longer to do."""
-        if snapshot is None or not snapshot.exists():
-            return None, self.empty
-        arguments = (self.empty, *self._entering(np.array([], int), queue))
-        like = jax.eval_shape(
-            _enter(self.lanes.mesh), *self.search, self.examples.root, None, *arguments
-        )
+    ) -> tuple[Slots, np.ndarray]:
+        """Empty slots, or those of a killed run whose examples are still to do."""
+        like = self._shapes()
         raw = jax.eval_shape(_without_keys, like)
-        try:
-            saved = weights.load_tree(snapshot, raw)
-        except weights.WeightsError:
-            return None, self.empty  # cut short, or of another device count: begin again
+        values = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), raw)
+        if snapshot is not None and snapshot.exists():
+            with contextlib.suppress(weights.WeightsError):  # cut short: begun again
+                values = weights.load_tree(snapshot, raw)
         impl = jax.random.key_impl(self.examples.root)
-        slots = jax.tree.map(partial(_as_key, impl), like, saved)
+        slots = jax.tree.map(partial(_as_key, impl), like, values)
         index = np.asarray(slots.index)
         occupied = np.asarray(slots.active) & np.isin(index, list(queue))
         for i in index[occupied]:
@@ -356,11 +389,23 @@ def _as_key(impl: Any, like: Any, x: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(x, impl=impl) if is_key(like) else x
 
 
-def _adapt(steps: int, seconds: float) -> int:
-    """More steps a call while calls are short, fewer when they are long."""
-    if seconds < CALL_SECONDS / 2:
-        return min(steps * 2, MOST_STEPS)
-    return max(steps // 2, 1) if seconds > 2 * CALL_SECONDS else steps
+class _Pace:
+    """How many steps a call of the device makes, so that it takes `CALL_SECONDS`.
+
+    A call's time counts what was written and judged meanwhile, so that each is an upper
+    bound of what its steps take, and the smallest so far is the estimate.
+    """
+
+    def __init__(self):
+        self.steps, self._each, self._begun = 1, math.inf, 0.0
+
+    def begin(self) -> None:
+        self._begun = time.monotonic()
+
+    def end(self) -> None:
+        self._each = min(self._each, (time.monotonic() - self._begun) / self.steps)
+        wanted = int(CALL_SECONDS / max(self._each, CALL_SECONDS / MOST_STEPS))
+        self.steps = max(1, min(wanted, 2 * self.steps))
 
 
 def _padded(values: np.ndarray, size: int) -> tuple[np.ndarray, int]:

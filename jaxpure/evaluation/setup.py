@@ -104,14 +104,13 @@ def set_up(
     return Setup(defense, seen, ball, policy, stages, judging_keys, about)
 
 
-def check_fit(parts: Setup, dataset: Dataset, batch_size: int) -> None:
+def check_fit(parts: Setup, dataset: Dataset) -> None:
     """Raises UserError, before any work, where a protocol does not fit the examples.
 
     The defense and one step of each attack are traced, so that what does not fit is told
     before anything is computed.
     """
     check(dataset)
-    check_range(1, batch_size=batch_size)
     check_radius(parts.ball, dataset.image_shape)
     key = jax.eval_shape(lambda: jax.random.key(0))
     x = jax.ShapeDtypeStruct(dataset.image_shape, jnp.float32)

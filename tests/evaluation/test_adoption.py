@@ -34,8 +34,9 @@ def begun(tmp_path_factory):
         gradient="bpda",
         judging_keys=toys.KEYS,
     )
-    identity = identify(setup, toys.ROOT, 4, EXAMPLES)
-    records.claim(folder, identity, describe(setup, toys.ROOT, 4))
+    where = lanes.Lanes(lanes.local_mesh(), 4)
+    identity = identify(setup, toys.ROOT, where, EXAMPLES)
+    records.claim(folder, identity, describe(setup, toys.ROOT, where))
     rows = [
         {"index": 100 + i, "logits": np.zeros((toys.KEYS, 5), np.float32)} for i in range(3)
     ]

@@ -310,7 +310,7 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
     defense, attack, dataset = problem(4)
     options = {"ball": toys.BALL, "gradient": "bpda", "judging_keys": KEYS}
     setup = set_up(defense, attack, **options)
-    identity = identify(setup, ROOT, 4, dataset)
+    identity = identify(setup, ROOT, lanes.Lanes(lanes.local_mesh(), 4), dataset)
     folder = epath.Path(tmp_path)
     with (
         mock.patch.object(lanes, "judge", side_effect=KeyboardInterrupt),

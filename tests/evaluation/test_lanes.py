@@ -1,6 +1,7 @@
 """The lanes: the same records whatever the devices, the neighbours and the kills."""
 
 import dataclasses
+import logging
 import os
 import subprocess
 import sys
@@ -131,6 +132,16 @@ def test_batch_sizes_meet_the_same_noise():
     np.testing.assert_array_equal(noise[0], noise[2])
 
 
+def test_more_examples_compile_nothing_anew():
+    """One program a shape, however many examples there are."""
+    defense, attack, dataset = problem(14)
+    run(None, defense, attack, data.take(dataset, range(5)))
+    with jax.log_compiles(), mock.patch.object(logging.Logger, "warning") as said:
+        run(None, defense, attack, dataset)
+    compiled = [str(call) for call in said.call_args_list if "XLA compilation" in str(call)]
+    assert not compiled
+
+
 def test_an_attack_that_is_never_done_ends_with_its_budget():
     defense, _, dataset = problem(5)
     grey = dataclasses.replace(dataset, images=0.4 + 0.2 * dataset.images)
@@ -200,8 +211,8 @@ def test_a_snapshot_of_more_devices_or_cut_short_costs_only_time(tmp_path):
     team = lanes._Crew(where, setup.stages[0], setup.ball, all_of_them)
     path = epath.Path(tmp_path) / "under_way.safetensors"
     path.write_bytes(b"cut short")
-    slots, occupied = team.restore(path, deque([100, 101]))
-    assert slots is None and not occupied.any()
+    slots, occupied = team.begin(path, deque([100, 101]))
+    assert not np.asarray(slots.active).any() and not occupied.any()
     whole = run(tmp_path / "a", defense, attack, dataset)
     folder = tmp_path / "b" / "stages" / "0-pgd"
     folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -238,6 +239,43 @@ def test_imagenet_end_to_end_with_small_random_networks(tmp_path):
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["num_examples"] == 2 and summary["eps"] == 4 / 255
     assert (workdir / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_run_compiles_each_program_once(tmp_path, monkeypatch):
+    """Entering, advancing and judging, with and without the purifier, and the report's."""
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+    code, output = run("run", "--config=digits_bpda_replay", f"--workdir={tmp_path}", *TINY)
+    assert code == 0, output
+    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", output)
+    assert compiled.count("local") == 6 and compiled.count("purify") == 1, compiled
+    assert len(set(compiled)) <= 5 and len(compiled) < 50, compiled
+
+
+@pytest.mark.slow
+def test_the_batch_that_fits_is_found_once_and_kept(replay, tmp_path):
+    tiny = [option for option in TINY if "batch_size" not in option]
+    command = [
+        "run",
+        "--config=digits_bpda_replay",
+        f"--workdir={tmp_path / 'auto'}",
+        *tiny,
+    ]
+    command += ["--config.batch_size=auto", "--config.draws_at_once=2"]
+    code, output = run(*command)
+    assert code == 0, output
+    assert "11 images at once on 1 x" in output  # all there are
+    one, other = (
+        pd.read_parquet(d / "records.parquet") for d in (replay, tmp_path / "auto")
+    )
+    for column in ("logits", "clean_logits"):
+        for a, b in zip(one[column], other[column], strict=True):
+            np.testing.assert_allclose(np.stack(_plain(a)), np.stack(_plain(b)), atol=1e-4)
+    config = json.loads((tmp_path / "auto" / "config.json").read_text())["config"]
+    assert (config["batch_size"], config["draws_at_once"]) == ("auto", 2)
+    (tmp_path / "auto" / "summary.json").unlink()
+    code, output = run(*command)  # goes on, to the same end
+    assert code == 0, output
 
 
 def test_list_has_a_line_for_each_config():
