@@ -109,7 +109,9 @@ class _ResBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
         resample = RESAMPLE[self.resample]
-        h = self.conv1(resample(jax.nn.silu(self.norm1(x))))
+        h = jax.nn.silu(self.norm1(x))
+        up = self.resample == "up"
+        h = self.conv1.of_upsampled(h) if up else self.conv1(resample(h))
         x = resample(x)
         told = self.time(jax.nn.silu(emb))[..., None, None, :]
         if self.scale_shift:

@@ -24,6 +24,7 @@ from jaxpure.keys import drawn
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 SAME_3X3: Padding = ((1, 1), (1, 1))
+BESIDE = ((1, 0), (0, 1))  # of a 2x2 kernel for even places, and for odd ones
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
 PATCHES_OF_PART = 1 << 20  # numbers in the patches of one part of `_kernel_gradient`
@@ -177,6 +178,33 @@ def conv2d(
     return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
+def conv2d_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 3x3 convolution of `x` `(..., H, W, C)` upsampled by two, nearest neighbours.
+
+    Of the nine pixels under the kernel only two by two differ, and which of its taps fall
+    on the same pixel depends on whether row and column of the result are even or odd: four
+    2x2 convolutions of `x` itself, at 4/9 of the cost.
+    """
+
+    def merged(taps: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Kernels for even and odd places, from three taps along the first axis."""
+        first, middle, last = taps
+        return jnp.stack([first, middle + last]), jnp.stack([first + middle, last])
+
+    def column(rows: jax.Array, above: tuple[int, int]) -> jax.Array:
+        kernels = merged(rows.swapaxes(0, 1))
+        both = [
+            conv2d(x, taps.swapaxes(0, 1), padding=(above, aside))
+            for taps, aside in zip(kernels, BESIDE, strict=True)
+        ]
+        return jnp.stack(both, -2)  # (..., H, W, 2, D)
+
+    rows = [column(r, above) for r, above in zip(merged(kernel), BESIDE, strict=True)]
+    y = jnp.stack(rows, -4)  # (..., H, 2, W, 2, D)
+    *lead, height, _, width, _, channels = y.shape
+    return y.reshape(*lead, 2 * height, 2 * width, channels)
+
+
 def fan_avg_uniform(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:
     """A kernel `(..., inputs, outputs)`, uniform with variance `scale` over its mean fan.
 
@@ -211,12 +239,14 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].astype(x.dtype)
-        y = conv2d(
-            x,
-            kernel,
-            stride=self.stride,
-            padding=self.padding,
-        )
+        y = conv2d(x, kernel, stride=self.stride, padding=self.padding)
+        return self._plus_bias(y)
+
+    def of_upsampled(self, x: jax.Array) -> jax.Array:
+        """The same, for a 3x3 kernel, of `x` upsampled by two."""
+        return self._plus_bias(conv2d_of_upsampled(x, self.kernel[...].astype(x.dtype)))
+
+    def _plus_bias(self, y: jax.Array) -> jax.Array:
         return y if self.bias is None else _add_last(y, self.bias[...])
 
 

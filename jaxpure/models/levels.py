@@ -104,7 +104,7 @@ def run_levels(net: Any, x: jax.Array, emb: jax.Array) -> jax.Array:
             x = level.apply_block(j, jnp.concatenate([x, skips.pop()], -1), emb)
         if level.resize is not None:
             is_conv = isinstance(level.resize, Conv)
-            x = level.resize(upsample(x)) if is_conv else level.resize(x, emb)
+            x = level.resize.of_upsampled(x) if is_conv else level.resize(x, emb)
     return x
 
 

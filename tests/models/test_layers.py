@@ -12,6 +12,7 @@ from flax import nnx
 from jax.test_util import check_grads
 
 from jaxpure.models import layers
+from jaxpure.models.levels import upsample
 
 SAME = ((1, 1), (1, 1))
 LOW_RIGHT = ((0, 1), (0, 1))
@@ -230,6 +231,35 @@ def test_convolution_can_be_differentiated_for_one_argument_alone():
     dk = jax.vjp(lambda k: own(x, k, stride, padding), kernel)[1](g)[0]
     np.testing.assert_array_equal(dx, both[0])
     np.testing.assert_array_equal(dk, both[1])
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)], ids=str)
+def test_convolution_of_upsampled_images_is_what_it_says(lead):
+    """Values, and gradients in images and kernel, of the convolution after upsampling."""
+    keys = jax.random.split(jax.random.key(5), 3)
+    x = jax.random.normal(keys[0], (*lead, 3, 5, 4))
+    kernel = jax.random.normal(keys[1], (3, 3, 4, 6))
+    weights = jax.random.normal(keys[2], (*lead, 6, 10, 6))
+
+    def plain(x, kernel):
+        return jnp.sum(weights * layers.conv2d(upsample(x), kernel, padding=SAME))
+
+    def fast(x, kernel):
+        return jnp.sum(weights * layers.conv2d_of_upsampled(x, kernel))
+
+    assert layers.conv2d_of_upsampled(x, kernel).shape == weights.shape
+    for a, b in zip(
+        jax.value_and_grad(plain, (0, 1))(x, kernel)[1],
+        jax.value_and_grad(fast, (0, 1))(x, kernel)[1],
+        strict=True,
+    ):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        layers.conv2d_of_upsampled(x, kernel),
+        layers.conv2d(upsample(x), kernel, padding=SAME),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_convolution_keeps_the_dtype_of_its_input():
