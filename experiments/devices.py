@@ -9,6 +9,8 @@ from pathlib import Path
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+PATIENT_SECONDS = 7 * 24 * 3600
 
 
 def use(count: int | None, multiple_of: int | None = None) -> None:
@@ -22,6 +24,7 @@ def use(count: int | None, multiple_of: int | None = None) -> None:
     """
     import jax
 
+    _wait_for_busy_devices()
     if count is None:
         told_xla = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
         if told_xla or "JAX_NUM_CPU_DEVICES" in os.environ:
@@ -31,6 +34,17 @@ def use(count: int | None, multiple_of: int | None = None) -> None:
             count = max(n for n in range(1, count + 1) if multiple_of % n == 0)
     if count:
         jax.config.update("jax_num_cpu_devices", count)
+
+
+def _wait_for_busy_devices() -> None:
+    """Devices that sum something up wait for one another, however busy the machine is.
+
+    By default XLA ends the process, without a word that a user understands, where one
+    CPU device is 40 seconds late.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if PATIENCE not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{PATIENCE}={PATIENT_SECONDS}".strip()
 
 
 def physical_cores() -> int:

@@ -1,5 +1,7 @@
 """How many CPU devices the commands make, and when they leave that alone."""
 
+import os
+
 import jax
 import pytest
 
@@ -12,7 +14,7 @@ def asked(monkeypatch):
     found = []
     monkeypatch.setattr(jax.config, "update", lambda name, value: found.append(value))
     monkeypatch.setattr(devices, "physical_cores", lambda: 6)
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
     return found
 
@@ -40,6 +42,17 @@ def test_the_users_environment_stands(asked, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     devices.use(None)
     assert asked == []
+
+
+def test_devices_wait_for_one_another_unless_the_user_says_how_long(asked, monkeypatch):
+    devices.use(2)
+    flags = os.environ["XLA_FLAGS"]
+    assert flags == f"--{devices.PATIENCE}={devices.PATIENT_SECONDS}"
+    devices.use(2)
+    assert os.environ["XLA_FLAGS"] == flags
+    monkeypatch.setenv("XLA_FLAGS", f"--{devices.PATIENCE}=7")
+    devices.use(2)
+    assert os.environ["XLA_FLAGS"] == f"--{devices.PATIENCE}=7"
 
 
 def test_threads_of_a_core_count_once_and_a_quota_binds(monkeypatch, tmp_path):
