@@ -24,13 +24,21 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments import choice, cost, judge, program, runs
+from experiments import choice, cost, judge, program, runs, siblings
 from experiments import config as configs
-from experiments.arguments import Arguments, Flag
+from experiments.arguments import ArgumentError, Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
 from experiments.summary import summarize
 from jaxpure import keys, report
-from jaxpure.evaluation import Result, lanes, lock, records, settle, share_of_process
+from jaxpure.evaluation import (
+    Result,
+    lanes,
+    lock,
+    processes,
+    records,
+    settle,
+    share_of_process,
+)
 from jaxpure.evaluation import run as run_evaluation
 from jaxpure.evaluation.identity import describe, identify
 from jaxpure.files import write_atomically
@@ -46,44 +54,50 @@ FLAGS = (
         most=SEED_LIMIT - 1,
     ),
     *choice.FLAGS,
-    Flag("distributed", "calls jax.distributed.initialize() first", bool, False),
+    *siblings.FLAGS,
 )
 
 
-def run(built: Experiment, name: str, workdir: epath.Path) -> dict[str, Any]:
+def run(
+    built: Experiment, name: str, workdir: epath.Path, others: siblings.Siblings
+) -> None:
     """Runs an experiment to its end, or on from where `workdir` stands.
 
-    Returns:
-      The summary, which is also written as summary.json.
+    Of several processes each does its share, and process 0 writes the results.
     """
-    config = built.config
-    ours, mesh = share_of_process(built.dataset), lanes.local_mesh()
     with _Clock(workdir) as clock:
-        for setup, who in (
-            (built.undefended_setup, "undefended"),
-            (built.setup, "defended"),
-        ):
-            with program.progress(len(ours), "image") as bar:
-                tell = partial(_show, bar, clock, who)
-                folder = workdir / "records" / who
-                run_evaluation(
-                    setup, ours, built.root, config.batch_size, folder, tell, mesh
-                )
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+        if len(share_of_process(built.dataset)):
+            _evaluate(built, workdir, clock)
+        others.wait_for_the_end()
+    if others.index:
+        return
+    summary = _write_results(built, name, workdir, clock.seconds)
+    print(f"\n{report.verdict(summary)}\n{workdir / 'report.html'}", flush=True)
 
-        multihost_utils.sync_global_devices("all records are written")
-        if jax.process_index():
-            return {}
+
+def _evaluate(built: Experiment, workdir: epath.Path, clock: "_Clock") -> None:
+    """This process's records."""
+    ours, mesh = share_of_process(built.dataset), lanes.local_mesh()
+    size = built.config.batch_size
+    setups = ((built.undefended_setup, "undefended"), (built.setup, "defended"))
+    for setup, who in setups:
+        with program.progress(len(ours), "image") as bar:
+            tell, folder = partial(_show, bar, clock, who), workdir / "records" / who
+            run_evaluation(setup, ours, built.root, size, folder, tell, mesh)
+
+
+def _write_results(
+    built: Experiment, name: str, workdir: epath.Path, seconds: float
+) -> dict[str, Any]:
+    """All that the records of all processes say; summary.json, which ends a run, last."""
     place = workdir / "records"
     undefended = _load(built, built.undefended_setup, place / "undefended")
     defended = _load(built, built.setup, place / "defended")
-    summary = summarize(built, name, undefended, defended, clock.seconds)
+    summary = summarize(built, name, undefended, defended, seconds)
     _write_columns(workdir, undefended, defended)
     page = workdir / "report.html"
     report.write(page, summary, defended, undefended, _purified(built, defended))
     program.write_json(workdir / "summary.json", summary)
-    print(f"\n{report.verdict(summary)}\n{page}", flush=True)
     return summary
 
 
@@ -126,7 +140,7 @@ class _Clock:
         if now - self.started < every:
             return
         self.seconds, self.started = self.seconds + now - self.started, now
-        if jax.process_index() == 0:
+        if processes.ours().index == 0:
             write_atomically(self.path, str(self.seconds).encode())
 
 
@@ -193,23 +207,29 @@ def _purified(built: Experiment, defended: Result) -> tuple[np.ndarray, np.ndarr
 
 
 def _clear(workdir: epath.Path) -> None:
-    """Removes what writers left that were killed in the middle of a file."""
+    """Removes what writers left that were killed in the middle of a file.
+
+    Before process 0 has claimed the workdir, the others write their locks there alone.
+    """
     place = pathlib.Path(workdir)  # a bucket's files appear whole, and are none here
-    if jax.process_count() == 1 and place.is_dir():
+    index, count = processes.ours()
+    if index == 0 and place.is_dir():
         for path in place.rglob(".*.part"):
-            path.unlink(missing_ok=True)
+            if count == 1 or not path.name.startswith(".lock-"):
+                path.unlink(missing_ok=True)
 
 
 def main(arguments: Arguments, config: configs.RunConfig) -> None:
     """One run, from its command line."""
     config = choice.chosen(config, arguments.limit, arguments.indices)
-    if arguments.distributed:
-        jax.distributed.initialize()
+    siblings.begin(arguments)
     if arguments.dry_run:
         cost.announce(experiment(config, arguments.data_dir))
         return
     workdir = program.workdir(arguments, config)
     if arguments.judge_seed is not None:
+        if processes.ours().count > 1:
+            raise ArgumentError("--judge_seed works in one process")
         built = experiment(config, arguments.data_dir)
         judge.again(built, workdir, arguments.judge_seed)
         return
@@ -217,13 +237,17 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
         summary = runs.read(workdir).summary
         print(f"{workdir} is finished:\n{report.verdict(summary)}", flush=True)
         return
-    built = experiment(config, arguments.data_dir)
-    with lock.held(workdir):
+    with lock.held(workdir) as ours, siblings.together(workdir, ours) as others:
+        built = experiment(config, arguments.data_dir)
+        others.wait_for_claim()
         program.claim(workdir, arguments, config)
         _clear(workdir)
-        claim_records(built, workdir)
-        cost.announce(built)
-        run(built, str(arguments.config), workdir)
+        if len(share_of_process(built.dataset)):
+            claim_records(built, workdir)
+        others.claimed()
+        if len(share_of_process(built.dataset)):
+            cost.announce(built)
+        run(built, str(arguments.config), workdir, others)
 
 
 def command(argv: list[str]) -> int:
