@@ -23,7 +23,7 @@ from jaxpure.evaluation import lock, processes
 from jaxpure.files import forget_listings
 
 FLAGS = (
-    Flag("num_processes", "share the run, each started by itself", int, least=1),
+    Flag("num_processes", "so many share the run, each started by itself", int, least=1),
     Flag("process_id", "which of them this one is, from 0 on", int, least=0),
     Flag("coordinator", "HOST:PORT at which they first start jax.distributed together"),
     Flag("distributed", "lets jax.distributed tell the processes (TPU pods)", bool, False),
