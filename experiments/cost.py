@@ -6,17 +6,18 @@ from experiments.build import Experiment
 from jaxpure import specs
 from jaxpure.attacks import ATTACKS
 from jaxpure.defenses import denoiser_evaluations
-from jaxpure.evaluation import Setup, lanes
+from jaxpure.evaluation import Setup, lanes, processes
 
 
 def announce(built: Experiment, where: lanes.Lanes) -> float:
     """Says what will be done and what it will cost; the seconds that it takes at most."""
     config, dataset, setup = built.config, built.dataset, built.setup
-    n, keys = len(dataset), config.judging_keys
+    n, keys, count = len(dataset), config.judging_keys, processes.ours().count
+    crowd = f" in each of {count} processes" if count > 1 else ""
     print(
         f"{n} images of {dataset.name}, {setup.about['attack']} in {setup.ball}, policy "
         f"{setup.policy}, gradient {config.gradient}, {keys} judging keys; {where.slots} "
-        f"images at once on {where.mesh.size} x {jax.devices()[0].device_kind}",
+        f"images at once on {where.mesh.size} x {jax.devices()[0].device_kind}{crowd}",
         flush=True,
     )
     seconds, purifications = _attack(built, setup, where)
@@ -42,6 +43,7 @@ def _attack(built: Experiment, setup: Setup, where: lanes.Lanes) -> tuple[float,
     """Seconds and purifications of the attacks in turn and of judging, at most."""
     dataset, keys = built.dataset, built.config.judging_keys
     n = len(dataset)
+    share = -(-n // processes.ours().count)  # of this process, at most
     examples = lanes.Examples(built.root, dataset.indices, dataset.floats(), dataset.labels)
     total, purifications = 0.0, 2 * keys * n
     for stage in setup.stages:
@@ -49,7 +51,7 @@ def _attack(built: Experiment, setup: Setup, where: lanes.Lanes) -> tuple[float,
         budget = stage.budget
         calls = int(budget.calls)
         each_step = budget.gradient_draws + budget.forward_draws
-        seconds = -(-n // where.slots) * step * (calls + 2 * keys / max(each_step, 1))
+        seconds = -(-share // where.slots) * step * (calls + 2 * keys / max(each_step, 1))
         print(
             f"{stage.name}: at most {calls} steps of {step:.2f} s (compiled in "
             f"{compiling:.0f} s), about {duration(seconds)}",

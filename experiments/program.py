@@ -120,15 +120,20 @@ def workdir(arguments: Arguments, config: Any) -> epath.Path:
     path = folder(given)
     _check_place(path)
     if (path / "config.json").exists():
-        found = _held(path, type(config))
-        if found != wanted:
-            fields = ", ".join(differences(found, wanted))
-            raise WorkdirError(
-                f"{path} holds another config's run (they differ in {fields}); choose "
-                "another --workdir"
-            )
+        _check_held(path, config)
     print(f"workdir: {path}", flush=True)
     return path
+
+
+def _check_held(path: epath.Path, config: Any) -> None:
+    """Raises WorkdirError if a workdir holds the run of another config."""
+    found, wanted = _held(path, type(config)), identity(config)
+    if found != wanted:
+        fields = ", ".join(differences(found, wanted))
+        raise WorkdirError(
+            f"{path} holds another config's run (they differ in {fields}); choose "
+            "another --workdir"
+        )
 
 
 def _check_place(path: epath.Path) -> None:
@@ -177,9 +182,12 @@ def claim(path: epath.Path, arguments: Arguments, config: Any) -> None:
 
     To be called once the config has proven to make sense, so that a typing error does
     not take the directory.
+
+    Raises:
+      WorkdirError: it has come to belong to another one since it was chosen.
     """
-    if (path / "config.json").exists() or jax.process_index():
-        return
+    if (path / "config.json").exists():
+        return _check_held(path, config)
     details = {
         "version": runs.VERSION,
         "name": arguments.config,

@@ -24,9 +24,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments import choice, cost, judge, program, runs
+from experiments import choice, cost, judge, program, runs, siblings
 from experiments import config as configs
-from experiments.arguments import Arguments, Flag
+from experiments.arguments import ArgumentError, Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
 from experiments.summary import summarize
 from jaxpure import keys, report
@@ -35,6 +35,7 @@ from jaxpure.evaluation import (
     fitting,
     lanes,
     lock,
+    processes,
     records,
     settle,
     share_of_process,
@@ -54,49 +55,62 @@ FLAGS = (
         most=SEED_LIMIT - 1,
     ),
     *choice.FLAGS,
-    Flag("distributed", "calls jax.distributed.initialize() first", bool, False),
+    *siblings.FLAGS,
 )
 
 
 def run(
-    built: Experiment, where: lanes.Lanes, name: str, workdir: epath.Path
-) -> dict[str, Any]:
+    built: Experiment,
+    where: lanes.Lanes,
+    name: str,
+    workdir: epath.Path,
+    others: siblings.Siblings,
+) -> None:
     """Runs an experiment to its end, or on from where `workdir` stands.
+
+    Of several processes each does its share, and process 0 writes the results.
 
     Args:
       built: the experiment.
       where: what runs side by side.
       name: of its config.
       workdir: where records and results go.
-
-    Returns:
-      The summary, which is also written as summary.json.
+      others: the processes that share the run.
     """
-    ours = share_of_process(built.dataset)
     with _Clock(workdir) as clock:
-        for setup, who in (
-            (built.undefended_setup, "undefended"),
-            (built.setup, "defended"),
-        ):
-            with program.progress(len(ours), "image") as bar:
-                tell = partial(_show, bar, clock, who)
-                folder = workdir / "records" / who
-                run_evaluation(setup, ours, built.root, where, folder, tell)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+        if len(share_of_process(built.dataset)):
+            _evaluate(built, where, workdir, clock)
+        others.wait_for_the_end()
+    if others.index:
+        return
+    summary = _write_results(built, where, name, workdir, clock.seconds)
+    print(f"\n{report.verdict(summary)}\n{workdir / 'report.html'}", flush=True)
 
-        multihost_utils.sync_global_devices("all records are written")
-        if jax.process_index():
-            return {}
+
+def _evaluate(
+    built: Experiment, where: lanes.Lanes, workdir: epath.Path, clock: "_Clock"
+) -> None:
+    """This process's records."""
+    ours = share_of_process(built.dataset)
+    setups = ((built.undefended_setup, "undefended"), (built.setup, "defended"))
+    for setup, who in setups:
+        with program.progress(len(ours), "image") as bar:
+            tell, folder = partial(_show, bar, clock, who), workdir / "records" / who
+            run_evaluation(setup, ours, built.root, where, folder, tell)
+
+
+def _write_results(
+    built: Experiment, where: lanes.Lanes, name: str, workdir: epath.Path, seconds: float
+) -> dict[str, Any]:
+    """All that the records of all processes say; summary.json, which ends a run, last."""
     place = workdir / "records"
     undefended = _load(built, built.undefended_setup, where, place / "undefended")
     defended = _load(built, built.setup, where, place / "defended")
-    summary = summarize(built, name, undefended, defended, clock.seconds)
+    summary = summarize(built, name, undefended, defended, seconds)
     _write_columns(workdir, undefended, defended)
     page = workdir / "report.html"
     report.write(page, summary, defended, undefended, _purified(built, defended))
     program.write_json(workdir / "summary.json", summary)
-    print(f"\n{report.verdict(summary)}\n{page}", flush=True)
     return summary
 
 
@@ -146,7 +160,7 @@ class _Clock:
         if now - self.started < every:
             return
         self.seconds, self.started = self.seconds + now - self.started, now
-        if jax.process_index() == 0:
+        if processes.ours().index == 0:
             write_atomically(self.path, str(self.seconds).encode())
 
 
@@ -213,24 +227,30 @@ def _purified(built: Experiment, defended: Result) -> tuple[np.ndarray, np.ndarr
 
 
 def _clear(workdir: epath.Path) -> None:
-    """Removes what writers left that were killed in the middle of a file."""
+    """Removes what writers left that were killed in the middle of a file.
+
+    Before process 0 has claimed the workdir, the others write their locks there alone.
+    """
     place = pathlib.Path(workdir)  # a bucket's files appear whole, and are none here
-    if jax.process_count() == 1 and place.is_dir():
+    index, count = processes.ours()
+    if index == 0 and place.is_dir():
         for path in place.rglob(".*.part"):
-            path.unlink(missing_ok=True)
+            if count == 1 or not path.name.startswith(".lock-"):
+                path.unlink(missing_ok=True)
 
 
 def main(arguments: Arguments, config: configs.RunConfig) -> None:
     """One run, from its command line."""
     config = choice.chosen(config, arguments.limit, arguments.indices)
-    if arguments.distributed:
-        jax.distributed.initialize()
+    siblings.begin(arguments)
     if arguments.dry_run:
         built = experiment(config, arguments.data_dir)
         cost.announce(built, lanes_of(built, None))
         return
     workdir = program.workdir(arguments, config)
     if arguments.judge_seed is not None:
+        if processes.ours().count > 1:
+            raise ArgumentError("--judge_seed works in one process")
         built = experiment(config, arguments.data_dir)
         judge.again(built, workdir, arguments.judge_seed)
         return
@@ -238,14 +258,18 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
         summary = runs.read(workdir).summary
         print(f"{workdir} is finished:\n{report.verdict(summary)}", flush=True)
         return
-    built = experiment(config, arguments.data_dir)
-    with lock.held(workdir):
+    with lock.held(workdir) as ours, siblings.together(workdir, ours) as others:
+        built = experiment(config, arguments.data_dir)
+        others.wait_for_claim()
         program.claim(workdir, arguments, config)
         _clear(workdir)
         where = lanes_of(built, workdir)
-        claim_records(built, where, workdir)
-        cost.announce(built, where)
-        run(built, where, str(arguments.config), workdir)
+        if len(share_of_process(built.dataset)):
+            claim_records(built, where, workdir)
+        others.claimed()
+        if len(share_of_process(built.dataset)):
+            cost.announce(built, where)
+        run(built, where, str(arguments.config), workdir, others)
 
 
 def command(argv: list[str]) -> int:

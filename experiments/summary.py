@@ -7,7 +7,7 @@ import jax
 from experiments import config as configs
 from experiments import versions
 from experiments.build import Experiment
-from jaxpure.evaluation import Result
+from jaxpure.evaluation import Result, processes
 from jaxpure.evaluation.summary import summarize as summarize_result
 
 
@@ -25,7 +25,7 @@ def summarize(
         "gradient": experiment.config.gradient,
         "seconds": round(seconds, 2),
         "images_per_second": len(experiment.dataset) / seconds if seconds else None,
-        "num_devices": jax.device_count(),
+        "num_devices": jax.local_device_count() * processes.ours().count,
         "device_kind": jax.devices()[0].device_kind,
         "versions": versions.packages(),
         "git": versions.git_commit(),

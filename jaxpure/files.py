@@ -7,6 +7,7 @@ or a bucket refuses is a `StorageError`: one sentence with the path and the way 
 import contextlib
 import errno
 import hashlib
+import os
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -90,6 +91,17 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
     """
     with appears_whole(path) as file:
         file.write(content)
+
+
+def forget_listings(path: epath.PathLike) -> None:
+    """Makes the next look at a bucket's folders a fresh one.
+
+    The drivers of buckets (fsspec's) keep what they have listed, and so do not see the
+    files that other processes have written since.
+    """
+    if "://" in os.fspath(path):
+        with contextlib.suppress(ImportError):  # etils has another driver, which keeps none
+            epath.backend.fsspec_backend.fs(path).invalidate_cache()
 
 
 def sha256(path: epath.PathLike) -> str:

@@ -12,7 +12,6 @@ evaluation goes on where it was. What the stages found is settled when the recor
 import tempfile
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -21,7 +20,7 @@ from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, take
 from jaxpure.data import load as load_data
 from jaxpure.defenses import noise_parts
-from jaxpure.evaluation import lanes, lock, records
+from jaxpure.evaluation import lanes, lock, processes, records
 from jaxpure.evaluation.bounds import AttackError, outside
 from jaxpure.evaluation.fitting import BatchSize, lanes_of
 from jaxpure.evaluation.identity import describe, identify
@@ -193,7 +192,7 @@ def _attack(
             judge.setup.ball,
             judge.examples,
             todo,
-            snapshot=folder / f"under_way-{jax.process_index():03d}.safetensors",
+            snapshot=folder / f"under_way-{processes.ours().index:03d}.safetensors",
         )
         for rows in finished:
             rows = [
@@ -238,8 +237,9 @@ def judge_again(
 
 
 def share_of_process(dataset: Dataset) -> Dataset:
-    """This process's examples: every `process_count`-th, from its own number on."""
-    return take(dataset, range(jax.process_index(), len(dataset), jax.process_count()))
+    """This process's examples: of n processes every n-th, from its own number on."""
+    index, count = processes.ours()
+    return take(dataset, slice(index, None, count))
 
 
 def _check_found(judge: Judge, rows: list[records.Row], images: np.ndarray) -> None:

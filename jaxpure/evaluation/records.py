@@ -13,12 +13,12 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
 from jaxpure.errors import UserError
+from jaxpure.evaluation import processes
 from jaxpure.evaluation.identity import Identity, differences, digest_of
 from jaxpure.files import storage_errors, write_atomically
 
@@ -37,7 +37,7 @@ def append(folder: epath.Path, rows: list[Row], identity: Identity) -> None:
     """Adds rows, all of them or none."""
     if not rows:
         return
-    ours = f"part-{jax.process_index():03d}-"
+    ours = f"part-{processes.ours().index:03d}-"
     with storage_errors(folder):
         taken = [_number(p.name) for p in _parts(folder) if p.name.startswith(ours)]
     lines = [_line(row, identity) for row in rows]
@@ -76,7 +76,7 @@ def claim(folder: epath.Path, identity: Identity, about: dict[str, Any]) -> None
     examples = {str(index): digest for index, digest in identity.examples.items()}
     for theirs in map(_read_json, sorted(folder.glob("examples-*.json"))):
         _check_examples(folder, examples, theirs)
-    ours = folder / f"examples-{jax.process_index():03d}.json"
+    ours = folder / f"examples-{processes.ours().index:03d}.json"
     if _read_json(ours) != examples:
         _write_json(ours, examples)
 

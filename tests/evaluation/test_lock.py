@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from unittest import mock
 
@@ -38,14 +39,59 @@ def test_a_living_process_is_named(folder):
     assert not (folder / "lock-000.json").exists()
 
 
-def test_another_machine_is_believed_while_it_sees_to_its_lock(folder):
-    long_ago = time.time() - 1e6
-    write(folder, host="elsewhere", since=long_ago, seen=time.time() - 60)
-    with pytest.raises(lock.LockedError, match="on elsewhere"), lock.held(folder):
-        pass
-    write(folder, host="elsewhere", since=long_ago, seen=time.time() - 1200)
+def test_another_machine_is_believed_while_it_sees_to_its_lock(folder, monkeypatch):
+    """Whatever its clock says."""
+    monkeypatch.setattr(lock, "STALE_SECONDS", 1.0)
+    write(folder, host="elsewhere", seen=time.time() + 1e6)  # nobody sees to it
     with lock.held(folder):
         pass
+    long_ago, ended = time.time() - 1e6, threading.Event()
+
+    def see_to_it():
+        for beat in range(1000):
+            if ended.wait(0.1):
+                return
+            write(folder, host="elsewhere", since=long_ago, seen=long_ago + beat)
+
+    write(folder, host="elsewhere", since=long_ago, seen=long_ago)
+    owner = threading.Thread(target=see_to_it)
+    owner.start()
+    try:
+        with pytest.raises(lock.LockedError, match="on elsewhere"), lock.held(folder):
+            pass
+    finally:
+        ended.set()
+        owner.join()
+
+
+def test_a_lock_that_is_gone_is_written_again_and_a_new_owner_is_left_alone(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(lock, "SEEN_SECONDS", 0.02)
+    path = folder / "lock-000.json"
+    with lock.held(folder) as ours:
+        path.unlink()
+        deadline = time.monotonic() + 20
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert ours.is_ours()
+        write(folder, host="elsewhere")
+        time.sleep(0.2)
+        assert not ours.is_ours()
+    assert json.loads(path.read_text())["host"] == "elsewhere"
+
+
+def test_a_folder_that_was_made_for_the_lock_alone_goes_with_it(folder):
+    with lock.held(folder / "new"):
+        assert (folder / "new").is_dir()
+    assert not (folder / "new").exists()
+    with lock.held(folder / "new"):
+        (folder / "new" / "file").write_text("kept")
+    assert (folder / "new" / "file").exists()
+    with lock.held(folder / "new"):
+        pass
+    assert (folder / "new").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "5", "[]", '{"pid": "x"}', "[" * 9999])

@@ -5,7 +5,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.experiments.commands import TINY, error_line, run, start, start_python
+from tests.experiments.commands import TINY, error_line, run, start
 
 SUMMARY_KEYS = {
     "config",
@@ -139,34 +138,6 @@ def test_some_counts_of_devices_round_otherwise(replay, tmp_path, count):
     with_devices(count, tmp_path)
     one, other = (np.load(d / "adversarial.npz") for d in (replay, tmp_path))
     np.testing.assert_allclose(one["clean_logits"], other["clean_logits"], atol=2e-6)
-
-
-TWO_PROCESSES = """
-import sys, jax
-port, process, *arguments = sys.argv[1:]
-jax.distributed.initialize(f"localhost:{port}", 2, int(process))
-from experiments import run
-sys.exit(run.command(arguments))
-"""
-
-
-@pytest.mark.long  # waits on timeouts of its own where the machine is busy
-def test_processes_do_not_matter(replay, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    workdir = tmp_path / "two"
-    arguments = ("--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
-    processes = [
-        start_python("-c", TWO_PROCESSES, port, i, *arguments, devices=2) for i in range(2)
-    ]
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    names = {
-        p.name[:8] for p in (workdir / "records/defended/stages/0-pgd/judged").iterdir()
-    }
-    assert names == {"part-000", "part-001"}
-    same_results(replay, workdir)
 
 
 def test_finished_is_not_run_again(replay):
