@@ -101,10 +101,9 @@ def engine(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
     search, mesh = (stage.attack, stage.objective, setup.ball), lanes.local_mesh([where])
     _, x, label = _batch(shape)
     root = jax.eval_shape(lambda: jax.random.key(0))
-    entering = jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
-    enter, number = lanes._enter(mesh), jax.ShapeDtypeStruct((), jnp.int32)
-    slots = jax.eval_shape(enter, *search, root, None, entering, label, x, label)
-    return Program(lanes._advance(mesh), (*search, number, slots, number))
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    slots = jax.eval_shape(lanes.new_slots, *search, root, label, x, label)
+    return Program(lanes.advance_on(mesh), (*search, number, slots, number))
 
 
 def _batch(shape: tuple[int, ...]) -> tuple[Any, Any, Any]:

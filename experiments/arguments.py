@@ -26,6 +26,7 @@ class Flag(NamedTuple):
       default: where it is not given.
       least: the smallest number that makes sense.
       most: the largest.
+      alone: its value where the option is given without one; None where it needs one.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Flag(NamedTuple):
     default: Any = None
     least: float | None = None
     most: float | None = None
+    alone: Any = None
 
 
 class Override(NamedTuple):
@@ -116,6 +118,8 @@ def parse(
             raise ArgumentError(_unknown(f"--{name}", names))
         if not is_config and known[name].kind is bool:
             value = _switch(name, value if equals else "true")
+        elif not equals and not is_config and known[name].alone is not None:
+            value = known[name].alone
         elif not equals:
             if not arguments or arguments[0].startswith("--"):
                 raise ArgumentError(f"--{name} needs a value, as in --{name}=VALUE")
@@ -144,6 +148,7 @@ def usage(flags: Iterable[Flag]) -> str:
     rows = []
     for flag in (*flags, HELP):
         value = {str: "=TEXT", int: "=N", float: "=X", bool: ""}[flag.kind]
+        value = value if flag.alone is None else f"[{value}]"
         rows.append((f"--{flag.name}{value}", flag.help))
     width = max(len(option) for option, _ in rows)
     return "\n".join(f"  {option:{width}}  {text}" for option, text in rows)

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments import choice, cost, judge, program, runs, siblings
+from experiments import choice, cost, dry_run, judge, program, runs, siblings
 from experiments import config as configs
 from experiments.arguments import ArgumentError, Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
@@ -46,7 +46,11 @@ from jaxpure.files import write_atomically
 from jaxpure.policy import judging_keys
 
 FLAGS = (
-    Flag("dry_run", "says what the run would cost here, and does not run it", bool, False),
+    Flag(
+        "dry_run",
+        "says what the run would cost here, or on v5e:2x2 or another, and does not run it",
+        alone=dry_run.HERE,
+    ),
     Flag(
         "judge_seed",
         "judges a finished run again under the keys of this seed, without attacking",
@@ -243,9 +247,13 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
     """One run, from its command line."""
     config = choice.chosen(config, arguments.limit, arguments.indices)
     siblings.begin(arguments)
-    if arguments.dry_run:
+    if arguments.dry_run is not None:
+        topology = dry_run.check(arguments.dry_run)
         built = experiment(config, arguments.data_dir)
-        cost.announce(built, lanes_of(built, None))
+        if topology == dry_run.HERE:
+            cost.announce(built, lanes_of(built, None))
+        else:
+            dry_run.announce(built, topology)
         return
     workdir = program.workdir(arguments, config)
     if arguments.judge_seed is not None:

@@ -108,7 +108,13 @@ def local_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 @functools.lru_cache
-def _advance(mesh: Mesh):
+def advance_on(mesh: Mesh):
+    """The jitted program that moves all slots on.
+
+    `(attack, objective, ball, budget, slots, steps) -> slots`: so many steps of each attack
+    that is under way and has not spent its budget.
+    """
+
     def one(attack, objective, ball, budget, slot: Slots) -> Slots:
         going = slot.active & ~slot.state.progress.done & (slot.calls < budget)
         stepped = attack.step(objective, ball, slot.state)
@@ -131,7 +137,9 @@ def _advance(mesh: Mesh):
     )
 
 
-def _new_slots(attack, objective, ball, root, index, x, label) -> Slots:
+def new_slots(attack, objective, ball, root, index, x, label) -> Slots:
+    """Slots of attacks that begin: of examples `index` `(n,)`, their images and labels."""
+
     def one(index, x, label) -> Slots:
         state = attack.init(objective, ball, example_key(root, index), x, label)
         return Slots(index, jnp.ones((), bool), jnp.zeros((), jnp.int32), state)
@@ -142,7 +150,7 @@ def _new_slots(attack, objective, ball, root, index, x, label) -> Slots:
 @functools.lru_cache
 def _enter(mesh: Mesh):
     def local(attack, objective, ball, root, slots, entering, index, x, label) -> Slots:
-        new = _new_slots(attack, objective, ball, root, index, x, label)
+        new = new_slots(attack, objective, ball, root, index, x, label)
         return jax.vmap(choose)(entering, new, slots)
 
     return jax.jit(
@@ -286,12 +294,12 @@ class _Crew:
 
     def advance(self, slots: Slots, steps: int) -> Slots:
         budget = jnp.int32(self.calls)
-        return _advance(self.lanes.mesh)(*self.search, budget, slots, jnp.int32(steps))
+        return advance_on(self.lanes.mesh)(*self.search, budget, slots, jnp.int32(steps))
 
     def planned_memory(self) -> int:
         """Bytes of the compiled `advance` on each device: arguments, results, the rest."""
         step = jnp.int32(1)
-        advance = _advance(self.lanes.mesh)
+        advance = advance_on(self.lanes.mesh)
         lowered = advance.lower(*self.search, step, self._shapes(), step)
         plan = lowered.compile().memory_analysis()
         return (
@@ -324,7 +332,7 @@ class _Crew:
     def _shapes(self) -> Slots:
         """Slots without values."""
         examples = self._entering(np.array([], int), deque())
-        return jax.eval_shape(_new_slots, *self.search, self.examples.root, *examples)
+        return jax.eval_shape(new_slots, *self.search, self.examples.root, *examples)
 
     def _entering(self, free: np.ndarray, queue: deque[int]) -> tuple[np.ndarray, ...]:
         """Indices, images and labels of all slots, those of `free` from the queue.

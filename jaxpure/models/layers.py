@@ -295,9 +295,7 @@ class GroupNorm(nnx.Module):
         if dtype.itemsize < 4:
             square = self._group_mean(jnp.mean(jnp.square(x), (-3, -2)))
             variance = jnp.maximum(square - jnp.square(mean), 0)
-            factor = _times_last(
-                jax.lax.rsqrt(variance + self.epsilon), self.scale[...]
-            )
+            factor = _times_last(jax.lax.rsqrt(variance + self.epsilon), self.scale[...])
             shift = _add_last(-mean * factor, self.bias[...])
             return (x * _over_pixels(factor) + _over_pixels(shift)).astype(dtype)
         centred = x - _over_pixels(mean)

@@ -1,0 +1,141 @@
+"""What a run would cost on a TPU slice, without one: --dry_run=v5e:2x2.
+
+The attack's step and the purifier in it are compiled for one chip of the slice. XLA counts
+the body of a loop once, so that a reverse chain of n evaluations counts as one; the other
+n - 1 are what the purifier counts alone, forward, or with its derivative where the attack
+differentiates through it. Seconds are at the chip's published peaks: the least that it
+can take, and how near a run comes to that is not known from here.
+"""
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments import tpu_cost
+from experiments.build import Experiment
+from experiments.cost import duration
+from experiments.tpu_cost import Chip, Cost
+from jaxpure.attacks.cascade import Stage
+from jaxpure.errors import UserError
+from jaxpure.evaluation import Setup, lanes
+
+HERE = "here"
+SLICE = re.compile(r"(?P<chip>\w+)(:(?P<shape>\d+(x\d+)*))?")
+
+
+def check(name: str) -> str:
+    """The name of a place that a cost can be told of: "here", a chip, or a slice of it.
+
+    Raises:
+      UserError: it is none.
+    """
+    if name == HERE:
+        return name
+    match = SLICE.fullmatch(name)
+    if match is None or not chips_in(name):
+        raise UserError(
+            f"--dry_run={name}, expected a chip as in v5e, a slice as in v5e:2x2, or none"
+        )
+    tpu_cost.chip_named(name)
+    return name
+
+
+def chips_in(name: str) -> int:
+    """How many chips a slice has: 4 for "v5e:2x2", 1 for "v5e"."""
+    _, _, shape = name.partition(":")
+    return math.prod(int(n) for n in shape.split("x")) if shape else 1
+
+
+def announce(built: Experiment, name: str) -> float:
+    """Says what a run would cost on a slice; the seconds that it takes there at least.
+
+    Raises:
+      UserError: libtpu is not installed, or the batch does not fit a chip's memory.
+    """
+    chip, count, setup = tpu_cost.chip_named(name), chips_in(name), built.setup
+    if built.config.batch_size == "auto":
+        raise UserError(
+            "config.batch_size=auto is found on the device itself: give the number that a "
+            "run would have"
+        )
+    shape = (built.config.batch_size, *built.dataset.image_shape)
+    n, keys = len(built.dataset), built.config.judging_keys
+    batches = math.ceil(n / (count * shape[0]))
+    print(
+        f"{n} images, {shape[0]} at once on each of {count} x {name.partition(':')[0]}, in "
+        f"{batches} batches; at the chips' published peaks, so at least:",
+        flush=True,
+    )
+    purify = _compiled(chip, _purify, setup.defense, *_batch(shape))
+    evaluations = setup.about["denoiser_evaluations"] or 1
+    in_attack = setup.about["attack_denoiser_evaluations"] or 1
+    chain = purify
+    if setup.about["gradient"] != "bpda":  # else the chain is not differentiated
+        chain = _compiled(chip, _differentiate, setup.seen, *_batch(shape))
+    judging = 2 * keys * batches * evaluations * purify.seconds
+    total, peak = judging, purify.peak_bytes
+    for stage in setup.stages:
+        step = _compiled(chip, lanes.advance_on(_mesh(chip)), *_step(stage, setup, shape))
+        budget, draws = stage.budget, max(stage.objective.gradient_draws, 1)
+        looks = stage.objective.extra_draws * evaluations * purify.seconds
+        each = draws * (step.seconds + (in_attack - 1) * chain.seconds) + looks
+        seconds = batches * int(budget.calls) * each
+        print(
+            f"{stage.name}: at most {int(budget.calls)} steps of {1e3 * each:.1f} ms a "
+            f"batch, {step.peak_bytes / 1e9:.2f} of {chip.memory / 1e9:.0f} GB; "
+            f"{duration(seconds)}",
+            flush=True,
+        )
+        total, peak = total + seconds, max(peak, step.peak_bytes)
+    print(f"judging under {keys} keys, clean and attacked: {duration(judging)}", flush=True)
+    print(f"at most {duration(total)} and what compiling takes", flush=True)
+    if peak > chip.memory:
+        raise UserError(
+            f"config.batch_size={shape[0]} takes {peak / 1e9:.1f} GB of a chip that has "
+            f"{chip.memory / 1e9:.0f}: choose a smaller one"
+        )
+    return total
+
+
+def _purify(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
+    return jax.vmap(defense.purifier)(keys, x)
+
+
+def _differentiate(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
+    def one(key, x):
+        purified, pull = jax.vjp(lambda x: defense.purifier(key, x), x)
+        return pull(purified)[0]
+
+    return jax.vmap(one)(keys, x)
+
+
+def _compiled(chip: Chip, function: Any, *arguments: Any) -> Cost:
+    where = tpu_cost.device(chip)
+    compiled, _ = tpu_cost.compiled_for(where, function, *arguments)
+    return tpu_cost.cost(compiled, chip)
+
+
+def _mesh(chip: Chip) -> jax.sharding.Mesh:
+    return lanes.local_mesh([tpu_cost.device(chip)])
+
+
+def _step(stage: Stage, setup: Setup, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Arguments of the engine's step, in shapes."""
+    search = (stage.attack, stage.objective, setup.ball)
+    root, number = _key(), jax.ShapeDtypeStruct((), jnp.int32)
+    label = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    slots = jax.eval_shape(lanes.new_slots, *search, root, label, x, label)
+    return *search, number, slots, number
+
+
+def _batch(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    keys = jax.eval_shape(lambda key: jax.random.split(key, shape[0]), _key())
+    return keys, jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
