@@ -5,6 +5,7 @@ Imports nothing of JAX, so that the memory of the process is PyTorch's.
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from diffusers import UNet2DModel
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.works import Task
+
+Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Counted(torch.nn.Module):
@@ -33,7 +36,7 @@ def load(folder: str, network: str, compiled: bool = False) -> Counted:
     return Counted(torch.compile(unet) if compiled else unet)
 
 
-def purify(network: torch.nn.Module, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def purify(network: Network, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Noises images and denoises them by ancestral steps (Ho et al. 2020, algorithm 2).
 
     A step's variance is beta, as in DiffPure. Where a gradient is wanted each step is
@@ -68,9 +71,7 @@ def purify(network: torch.nn.Module, x: torch.Tensor, noise: torch.Tensor) -> to
     return (x + 1) / 2
 
 
-def gradient_of_sum(
-    network: torch.nn.Module, x: torch.Tensor, noise: torch.Tensor
-) -> torch.Tensor:
+def gradient_of_sum(network: Network, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Of the sum of the purified images, in the images."""
     x = x.detach().requires_grad_()
     return torch.autograd.grad(purify(network, x, noise).sum(), x)[0]
@@ -79,7 +80,7 @@ def gradient_of_sum(
 def task(
     folder: str, network: str, steps: int, images: int, gradient: bool, compiled: bool
 ) -> Task:
-    """`steps` ancestral steps on so many images, or the gradient of their sum through them."""
+    """`steps` ancestral steps on so many images, or the gradient through them."""
     settings = json.loads((pathlib.Path(folder) / network / "config.json").read_text())
     shape = (images, settings["in_channels"], *[settings["sample_size"]] * 2)
     x = torch.rand(shape).contiguous(memory_format=torch.channels_last)

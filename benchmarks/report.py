@@ -26,11 +26,12 @@ COLUMNS = {
     "share of matmul": lambda row: _number(row.get("share"), ".0%"),
 }
 HEAD = """\
-Seconds are medians of {repeats} processes, in turn; to compile is what the first process's
-first call took beyond a later one. The ratio is a peer's seconds to those of jaxpure's first
-row. Evaluations are forward passes of the network for each image. The share is of the rate
-of a product of two 2048 x 2048 matrices (numpy), measured in the same rounds; it counts a
-gradient as a pass forward and one back, and in a chain another forward under the checkpoint.
+Seconds are medians of {repeats} processes, in turn; to compile (or to warm up) is what the
+first process's first call took beyond a later one. The ratio is a peer's seconds to those of
+jaxpure's first row. Evaluations are forward passes of the network for each image. The share
+is of the rate of a product of two 2048 x 2048 matrices (numpy), measured in the same rounds;
+a gradient counts as a pass forward and one back, in a chain with another one forward under
+the checkpoint.
 """
 
 
@@ -46,7 +47,7 @@ def machine() -> dict[str, Any]:
 
 
 def summarized(work: Work, measured: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A work's rows: medians over processes, ratios to the first peer, and all that was measured.
+    """A work's rows: medians over processes, ratios to the first peer, and what they are of.
 
     Args:
       work: what was done.
@@ -119,9 +120,8 @@ def _told(work: dict[str, Any]) -> str:
     """What a work is, and what is known of it besides its rows."""
     sentences = [work["about"]]
     if "differ" in work["ready"]:
-        sentences.append(
-            f"the same network in both differs by {work['ready']['differ']:.1e} of its output"
-        )
+        part = f"{work['ready']['differ']:.1e}"
+        sentences.append(f"both frameworks' outputs differ by {part} of the largest")
     if "note" in work["ready"]:
         sentences.append(work["ready"]["note"])
     if work["matmul_gflops"] is not None:

@@ -55,6 +55,7 @@ class Work:
       images: of one call.
       peers: who does it, in the order of a round; ratios are to the first.
       seconds: about how long a process takes on two cores, to tell what a run costs.
+      tells_share: whether its operations are counted, for the share of the machine's rate.
       ready: "module.function" that makes what the peers share, and compares what they
         compute; returns facts to be told.
       ready_options: its keyword arguments, besides the folder.
@@ -64,6 +65,7 @@ class Work:
     images: int
     peers: tuple[Peer, ...]
     seconds: float
+    tells_share: bool = False
     ready: str | None = None
     ready_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -83,7 +85,7 @@ def called(name: str, *args: Any, **options: Any) -> Any:
 
 
 def works(quick: bool) -> dict[str, Work]:
-    """All works by name; small ones that show that everything works where it is `quick`."""
+    """All works by name, in small shapes where it is `quick`."""
     compact = ("tiny", 2, 2) if quick else ("compact", 10, 16)
     published = ("tiny", 2, 2) if quick else ("published", 5, 8)
     return {
@@ -101,11 +103,16 @@ def works(quick: bool) -> dict[str, Work]:
 def chosen(only: str | None, quick: bool) -> dict[str, Work]:
     """The works that `--only` names, in its order; all without it.
 
+    In quick's shapes the published network's are those of the compact one: left out there,
+    unless they are named.
+
     Raises:
       UserError: one is not known.
     """
     known = works(quick)
-    names = list(known) if only is None else [name.strip() for name in only.split(",")]
+    names = [name for name in known if not (quick and name.startswith("published"))]
+    if only is not None:
+        names = [name.strip() for name in only.split(",")]
     for name in names:
         if name not in known:
             raise UserError(f"--only: {unknown('work', name, known)}")
@@ -116,6 +123,7 @@ def _chain(
     network: str, steps: int, images: int, *, gradient: bool, seconds: float
 ) -> Work:
     what = {"network": network, "steps": steps, "images": images, "gradient": gradient}
+    eager, compiled = ({**what, "compiled": each} for each in (False, True))
     slow = "left out of --quick: it compiles for a minute or more"
     return Work(
         about=f"{'the exact gradient through ' if gradient else ''}{steps} ancestral steps "
@@ -123,18 +131,16 @@ def _chain(
         images=images,
         peers=(
             *_ours("chains.task", what),
-            Peer(
-                "PyTorch, channels last", "chains_torch.task", {**what, "compiled": False}
-            ),
+            Peer("PyTorch, channels last", "chains_torch.task", eager),
             Peer(
                 "PyTorch, torch.compile",
                 "chains_torch.task",
-                {**what, "compiled": True},
-                # Half a minute of C++ even for the smallest network.
+                compiled,
                 left_out=slow if network == "tiny" else None,
             ),
         ),
         seconds=seconds,
+        tells_share=True,
         ready="chains_shared.ready",
         ready_options={"network": network, "gradient": gradient},
     )
@@ -158,6 +164,7 @@ def _attack(name: str, images: int, steps: int) -> Work:
             *(Peer(peer.name, peer.task, size) for peer in others),
         ),
         seconds=25,
+        tells_share=True,
         ready="attacks_shared.ready",
     )
 
@@ -198,8 +205,8 @@ def _scaling(quick: bool) -> Work:
     }
     told = ", ".join(f"{axis} {value}" for axis, value in base.items())
     return Work(
-        about=f"a gradient through a purified classifier with a small U-Net; at {told}, but "
-        "for what is named",
+        about=f"a gradient through a purified classifier with a small U-Net; {told}, "
+        "but for what is named",
         images=base["batch"],
         peers=tuple(Peer(name, "scaling.task", o) for name, o in points.items()),
         seconds=20,
