@@ -26,12 +26,12 @@ COLUMNS = {
     "share of matmul": lambda row: _number(row.get("share"), ".0%"),
 }
 HEAD = """\
-Seconds are medians of {repeats} processes, in turn; to compile (or to warm up) is what the
-first process's first call took beyond a later one. The ratio is a peer's seconds to those of
-jaxpure's first row. Evaluations are forward passes of the network for each image. The share
-is of the rate of a product of two 2048 x 2048 matrices (numpy), measured in the same rounds;
-a gradient counts as a pass forward and one back, in a chain with another one forward under
-the checkpoint.
+Seconds are medians over processes, in turn ({repeats} of each); to compile, or to warm
+up, is what the first process's first call took beyond a later one. The ratio is a
+peer's seconds to those of jaxpure's first row. Evaluations are forward passes of the
+network for each image. The share is of the rate of a product of two 2048 x 2048
+matrices (numpy), measured in the same rounds; a gradient counts as a pass forward and
+one back, in a chain with another one forward under the checkpoint.
 """
 
 
@@ -47,7 +47,7 @@ def machine() -> dict[str, Any]:
 
 
 def summarized(work: Work, measured: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A work's rows: medians over processes, ratios to the first peer, and what they are of.
+    """A work's rows: medians over processes, ratios to the first peer, and their sources.
 
     Args:
       work: what was done.

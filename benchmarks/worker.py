@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.works import Task, called, works
 
+INSTALL = "pip install -e '.[foolbox,peers,convert]'"
 ENOUGH_SECONDS, MOST_CALLS = 3.0, 9
 
 
@@ -30,7 +31,7 @@ def main(work: str, peer: str, folder: str, quick: bool) -> dict[str, Any]:
             return called(the_work.ready, folder, **the_work.ready_options)
         return measure(the_work.peer(peer).prepare(folder), quick)
     except ModuleNotFoundError as error:
-        return {"error": f"{error.name} is not installed"}
+        return {"error": f"{error.name} is not installed: {INSTALL}"}
     except Exception as error:  # a peer that fails leaves its cell, not the run
         text = " ".join(str(error).split()) or type(error).__name__
         return {"error": f"failed: {type(error).__name__}: {text[:200]}"}
