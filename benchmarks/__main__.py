@@ -5,7 +5,7 @@ that what the machine does besides falls on all alike; told are medians. Writes 
 results.json and plot.svg, anew after every work. A peer that is not installed, or that
 fails, says so in its cell. Benchmarks want a machine that does nothing else.
 
-    --quick                   small shapes, once: whether everything works, in two minutes
+    --quick                   small shapes, once: whether everything works, in a few minutes
     --only=chain,pgd          some of the works
 """
 
