@@ -13,24 +13,19 @@ import time
 import jax
 import jax.numpy as jnp
 
+from benchmarks.chains import NETWORKS
 from jaxpure import models, purifiers
 
 BATCH = 8
 MIB = 2**20
-NETWORK = models.UNet(
-    channels=32,
-    channel_mult=(1, 2, 2),
-    num_res_blocks=1,
-    attention_resolutions=(8,),
-    num_groups=8,
-)
+COMPACT = NETWORKS["compact"]
 
 
 def measure(t_star: int) -> tuple[float, float, float]:
     """`(temporary MiB, states MiB, seconds to compile)` of a batch's gradient."""
-    purifier = purifiers.DiffPure(models.abstract(NETWORK), t_star=t_star)
+    purifier = purifiers.DiffPure(models.abstract(COMPACT), t_star=t_star)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    images = jax.ShapeDtypeStruct((BATCH, *NETWORK.input_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((BATCH, *COMPACT.input_shape), jnp.float32)
 
     def gradient(purifier, key, images):
         return jax.vmap(jax.grad(lambda x: jnp.sum(purifier(key, x))))(images)
