@@ -107,7 +107,7 @@ def main(arguments: Arguments, nothing: None) -> None:
     workdir = program.folder(arguments.rest[0])
     config, data_dir = config_of(workdir)
     devices.use(arguments.cpu_devices)
-    program.use_compilation_cache()
+    program.prepare_jax()
     built = experiment(config, arguments.data_dir or data_dir)
     seed = config.seed if arguments.seed is None else arguments.seed
     reducers = tuple(filter(None, (arguments.reduce or "").split(",")))

@@ -87,7 +87,7 @@ def launch(
         config = overrides.apply(configs.by_name(found.config, kind), found.overrides)
         batch = _shared_batch(config)
         devices.use(found.cpu_devices, multiple_of=batch)
-        use_compilation_cache()
+        prepare_jax()
         return main(found, config) or 0
     except (ArgumentError, UserError, FloatingPointError) as error:
         return fail(str(error))
@@ -254,11 +254,18 @@ def progress(total: int, unit: str, *, initial: int = 0) -> Iterator[tqdm]:
         yield bar
 
 
-def use_compilation_cache() -> None:
-    """Compiled programs are kept between runs, where the user has not said where."""
+def prepare_jax() -> None:
+    """JAX's settings for a command, each where the user has not set it otherwise.
+
+    Compiled programs are kept between runs. And float32 is float32: by default TPUs
+    multiply it as bfloat16 and GPUs in fewer bits, while a CPU computes the same either
+    way; for fewer bits there is `compute_dtype=bfloat16`.
+    """
     if not jax.config.values["jax_compilation_cache_dir"]:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", f"{home}/jaxpure/compiled")
+    if jax.config.values["jax_default_matmul_precision"] is None:
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def command_line() -> str:

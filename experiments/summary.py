@@ -27,6 +27,7 @@ def summarize(
         "images_per_second": len(experiment.dataset) / seconds if seconds else None,
         "num_devices": jax.local_device_count() * processes.ours().count,
         "device_kind": jax.devices()[0].device_kind,
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
         "versions": versions.packages(),
         "git": versions.git_commit(),
     }

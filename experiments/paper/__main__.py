@@ -69,7 +69,7 @@ def main(arguments: Arguments, config: None) -> None:
         seed=arguments.seed,
     )
     devices.use(arguments.cpu_devices)
-    program.use_compilation_cache()
+    program.prepare_jax()
     quick = "-quick" if arguments.quick else ""
     workdir = program.folder(arguments.workdir or f"runs/paper-{arguments.data}{quick}")
     print(f"workdir: {workdir}", flush=True)

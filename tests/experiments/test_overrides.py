@@ -26,7 +26,7 @@ RUN = "--config=digits_bpda_replay"
 def in_this_process(monkeypatch):
     """No command of these tests comes so far as to need devices or its own signals."""
     monkeypatch.setattr(devices, "use", lambda *args, **kwargs: None)
-    monkeypatch.setattr(program, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(program, "prepare_jax", lambda: None)
     monkeypatch.setattr(interrupts, "install", lambda: None)
 
 
