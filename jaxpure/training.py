@@ -349,11 +349,21 @@ def accuracy(
     network: models.Network, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> float:
     """Share of `images` `(n, H, W, C)` in [0, 1] that the classifier gets right."""
-    predict = jax.jit(lambda network, x: jnp.argmax(network(x), -1))
-    right = 0
-    for start in range(0, len(labels), batch_size):
-        x, y = images[start : start + batch_size], labels[start : start + batch_size]
+    found = logits(network, images, batch_size)
+    return float(np.mean(np.argmax(found, -1) == labels))
+
+
+def logits(network: models.Network, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """A classifier's logits `(n, classes)` of `images` `(n, H, W, C)` in [0, 1]."""
+    found = []
+    for start in range(0, len(images), batch_size):
+        x = images[start : start + batch_size]
         padded = np.zeros((batch_size, *x.shape[1:]), x.dtype)
         padded[: len(x)] = x
-        right += int(np.sum(np.asarray(predict(network, padded))[: len(x)] == y))
-    return right / len(labels)
+        found.append(np.asarray(_called(network, padded))[: len(x)])
+    return np.concatenate(found)
+
+
+@jax.jit
+def _called(network: models.Network, x: jax.Array) -> jax.Array:
+    return network(x)

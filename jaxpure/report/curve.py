@@ -1,15 +1,15 @@
-"""The course of the attack as a curve: inline SVG in the page's own colours."""
+"""Curves of the pages, an attack's and a training's: inline SVG in a page's colours."""
 
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from jaxpure.evaluation.result import Result
 from jaxpure.report.words import interval, knowledge
@@ -42,17 +42,10 @@ def draw(summary: dict[str, Any], defended: Result, undefended: Result | None) -
     """Share of images not yet broken against evaluations, as inline SVG."""
     limit = _longest(defended, undefended)
     with matplotlib.rc_context(DRAWING):
-        figure = Figure(figsize=(7.6, 3.3))
-        axes = figure.add_axes((0.065, 0.145, 0.675, 0.815))
+        figure, axes = _empty("evaluations of the attack, for each image")
         axes.set_xlim(0, limit)
         axes.set_ylim(0, 100)
-        axes.set_xlabel("evaluations of the attack, for each image")
         axes.set_yticks(range(0, 101, 25), [f"{y}%" for y in range(0, 101, 25)])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(axis="y", color=LINE, linewidth=0.8)
-        axes.tick_params(length=0, pad=5)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(LINE)
 
         labels = []
         for name, result, colour in (
@@ -71,22 +64,20 @@ def draw(summary: dict[str, Any], defended: Result, undefended: Result | None) -
                 zorder=3,
                 clip_on=False,
             )
-            labels.append((share[-1], name, colour))
+            labels.append((share[-1], f"{name} {share[-1]:.1f}%", colour))
         if judged := summary.get("robust_accuracy"):
             low, value, high = (100 * judged[k] for k in ("low", "value", "high"))
             axes.axhspan(low, high, color=DEFENDED, alpha=0.13, linewidth=0)
             axes.axhline(value, color=DEFENDED, linewidth=1.2, linestyle=(0, (5, 3)))
-            labels.append((value, "purified, judged\n(headline)", DEFENDED))
+            labels.append((value, f"purified, judged\n(headline) {value:.1f}%", DEFENDED))
         unseen = summary.get("robust_accuracy_fresh")
         if unseen and knowledge(summary) != "none":
             value = 100 * unseen["value"]
             axes.axhline(value, color=UNSEEN, linewidth=1.5, linestyle=(0, (1, 2)))
-            labels.append((value, "purified, judged\nunder unseen keys", UNSEEN))
+            text = f"purified, judged\nunder unseen keys {value:.1f}%"
+            labels.append((value, text, UNSEEN))
         _label_ends(axes, labels)
-
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(buffer.getvalue())
+        return _inline(figure)
 
 
 def describe(summary: dict[str, Any], defended: Result, undefended: Result | None) -> str:
@@ -100,6 +91,65 @@ def describe(summary: dict[str, Any], defended: Result, undefended: Result | Non
         "yet broken; judged, the purified classifier keeps "
         f"{interval(summary.get('robust_accuracy'))}."
     )
+
+
+class Line(NamedTuple):
+    """A number along a training.
+
+    Attributes:
+      name: of it, written beside its end.
+      steps: `(n,)` ascending.
+      values: `(n,)`.
+    """
+
+    name: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+def along(lines: Sequence[Line], *, shares: bool = False) -> Markup:
+    """Up to three lines against the steps of a training, as inline SVG.
+
+    Args:
+      lines: each with at least one point.
+      shares: values are shares, and told in percent; else they are losses, on a logarithmic
+        axis where they span more than tenfold.
+    """
+    scale, written = (100, "{:.1f}%") if shares else (1, "{:.4f}")
+    every = [scale * value for line in lines for value in line.values]
+    with matplotlib.rc_context(DRAWING):
+        figure, axes = _empty("training steps")
+        if not shares and min(every) > 0 and max(every) > 10 * min(every):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}%" if shares else "{x:g}")
+        labels = []
+        for line, colour in zip(lines, (DEFENDED, UNDEFENDED, UNSEEN), strict=False):
+            values = [scale * value for value in line.values]
+            marker = "o" if len(values) == 1 else None
+            axes.plot(
+                line.steps, values, color=colour, linewidth=2, marker=marker, clip_on=False
+            )
+            text = f"{line.name} {written.format(values[-1])}"
+            labels.append((values[-1], text, colour))
+        axes.set_xlim(0, max(line.steps[-1] for line in lines))
+        axes.set_ylim(axes.get_ylim())  # else matplotlib chooses it when it draws
+        _label_ends(axes, labels)
+        return _inline(figure)
+
+
+def _empty(what: str) -> tuple[Figure, Any]:
+    """A figure and its axes, in the page's style, with room for names at the right."""
+    figure = Figure(figsize=(7.6, 3.3))
+    axes = figure.add_axes((0.065, 0.145, 0.675, 0.815))
+    axes.set_xlabel(what)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.tick_params(length=0, pad=5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(LINE)
+    return figure, axes
 
 
 def _longest(*results: Result | None) -> int:
@@ -116,22 +166,28 @@ def _unbroken(result: Result, limit: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label_ends(axes: Any, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Writes each line's name beside its right end, moved apart where they meet."""
+    """Writes a text beside each line's right end, moved apart where they meet."""
     labels = sorted(labels, key=lambda label: label[0])
-    places = _apart([value for value, _, _ in labels], gap=15, low=4, high=96)
-    right = axes.get_yaxis_transform()  # x in axes, y in data
-    for (value, name, colour), place in zip(labels, places, strict=True):
+    ends = axes.transData.transform([(0, value) for value, _, _ in labels])
+    heights = axes.transAxes.inverted().transform(ends)[:, 1]
+    places = _apart(100 * heights, gap=15, low=4, high=96)
+    for (_, text, colour), height, place in zip(labels, heights, places, strict=True):
         axes.plot(
             (1.008, 1.035),
-            (value, place),
-            transform=right,
+            (height, place / 100),
+            transform=axes.transAxes,
             color=colour,
             linewidth=0.9,
             clip_on=False,
         )
-        text = f"{name} {value:.1f}%"
         axes.text(
-            1.042, place, text, transform=right, color=colour, va="center", fontsize=9
+            1.042,
+            place / 100,
+            text,
+            transform=axes.transAxes,
+            color=colour,
+            va="center",
+            fontsize=9,
         )
 
 
@@ -147,8 +203,11 @@ def _apart(values: Sequence[float], gap: float, low: float, high: float) -> list
     return places
 
 
-def _inline(svg: str) -> Markup:
+def _inline(figure: Figure) -> Markup:
     """A drawing as part of the page: in its colours and fonts, without references."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)

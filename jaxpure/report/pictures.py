@@ -49,7 +49,7 @@ def grid(
             "fate": _fate(clean["right"], attacked["right"]),
             "seen": _seen(int(defended.broken_at[i]), int(defended.evaluations[i])),
             "images": [
-                {"name": name, "uri": _data_uri(pictures[place]), "mark": marks.get(name)}
+                {"name": name, "uri": data_uri(pictures[place]), "mark": marks.get(name)}
                 for name, pictures in images.items()
             ],
         }
@@ -88,7 +88,7 @@ def _seen(broken_at: int, evaluations: int) -> str:
     return f"broken at evaluation {broken_at + 1}"
 
 
-def _data_uri(image: np.ndarray) -> str:
+def data_uri(image: np.ndarray) -> str:
     """An image `(H, W, C)` of one or three channels, values in [0, 1], as a data URI.
 
     Up to SIDE pixels a side it is the image itself. A larger one is scaled down, and is
@@ -120,7 +120,7 @@ def magnification(perturbation: np.ndarray) -> float:
     return float(np.floor(factor + 1e-3)) if factor >= 2 else round(factor, 2)
 
 
-def displayed_width(images: np.ndarray) -> int:
+def displayed_width(images: np.ndarray, most: int = IMAGE_WIDTH) -> int:
     """CSS pixels: a whole multiple of the width of images `(m, H, W, C)`, if small."""
     width = images.shape[2]
-    return max(IMAGE_WIDTH // width, 1) * width if width <= IMAGE_WIDTH else IMAGE_WIDTH
+    return max(most // width, 1) * width if width <= most else most
