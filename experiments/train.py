@@ -1,10 +1,11 @@
 """Trains a classifier or a denoiser: python -m experiments.train --config=NAME.
 
 Leaves in the workdir `state.safetensors` (all of the run's progress), `loss.jsonl`,
-`validation.csv`, weights kept along the way in `kept/`, and at the end the averaged
-weights `NAME.safetensors` and the last ones `NAME-raw.safetensors`, each with a card. Kill
-it at any moment; the same command goes on where it was. `--export` writes the weights of
-the run as it stands and trains no further.
+`validation.csv`, `report.html`, TensorBoard's `events/`, weights kept along the way in
+`kept/`, and at the end the averaged weights `NAME.safetensors` and the last ones
+`NAME-raw.safetensors`, each with a card. Kill it at any moment; the same command goes on
+where it was. `--export` writes the weights and the report of the run as it stands and
+trains no further.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import optax
 from etils import epath
 
 from experiments import config as configs
-from experiments import program, training_log
+from experiments import events, program, throughput, training_log, training_page
 from experiments.arguments import Arguments, Flag
 from experiments.build import SEED_LIMIT, load_data
 from jaxpure import data, models, optimizers, specs, training, weights
@@ -37,6 +38,7 @@ TASKS = ("classifier", "denoiser")
 DTYPES = ("float32", "float16")
 DECAYS = ("cosine", "linear", "constant")
 VALIDATED_ON = 2000  # images of the test split; a card tells what all of it gives
+HELD_OUT = 500  # of them, for a denoiser's loss
 FITTED_ON = 5000  # images that a first layer is fitted to (Jordan 2024)
 
 
@@ -54,6 +56,7 @@ def train(
     name, export = str(arguments.config), arguments.export
     _check(config)
     dataset = load_data(config.data, config.data.split)
+    test = load_data(dataclasses.replace(config.data, num_examples=0), "test")
     network, loss = _network_and_loss(config, dataset)
     optimizer = _optimizer(config)
     program.claim(workdir, arguments, config)
@@ -74,6 +77,7 @@ def train(
         accumulation=config.accumulation,
         sharding=jax.sharding.NamedSharding(mesh, jax.P("data")),
     )
+    run = _Run(config, name, network, dataset, test, workdir, mesh)
     state = training.init_state(network, optimizer)
     saved = workdir / "state.safetensors"
     if saved.exists():
@@ -81,16 +85,15 @@ def train(
         print(f"resuming {name} at step {int(state.step)}", flush=True)
     elif export:
         raise configs.ConfigError(f"{workdir} holds no state to export")
-    if not export:
+    if not export and int(state.step) < config.num_steps:
         state, images, labels = jax.device_put(
             (state, dataset.images, dataset.labels),
             jax.sharding.NamedSharding(mesh, jax.P()),
         )
         print(f"training {network} on {len(dataset)} images of {dataset.name}", flush=True)
         steps = {size: make_step(image_size=size) for size in {0, config.small_size}}
-        run = _Run(config, name, network, dataset, workdir)
         state = _loop(run, steps, state, images, labels)
-    return _write_weights(config, name, network, state, dataset, workdir)
+    return _write_weights(run, state)
 
 
 RANGES = {
@@ -148,7 +151,9 @@ class _Run:
     name: str
     network: models.Network
     dataset: data.Dataset
+    test: data.Dataset
     workdir: epath.Path
+    mesh: jax.sharding.Mesh
 
 
 def _loop(
@@ -162,40 +167,61 @@ def _loop(
     key = jax.random.key(config.seed)
     first = int(state.step)
     kept = _kept_steps(config)
-    log = training_log.TrainingLog(run.workdir, config.batch_size)
-    validate = _validation(run) if config.validation_steps else None
+    rate, costs = throughput.matmul_rate(run.mesh), {}
+    log = training_log.TrainingLog(
+        run.workdir, config.batch_size, events.begin(run.workdir), first
+    )
     with program.progress(config.num_steps, "step", initial=first) as bar:
         for i in range(first, config.num_steps):
             size = config.small_size if i < config.small_steps else 0
+            if size not in costs:
+                with log.aside():  # it compiles the step
+                    flops = _flops(run, steps[size], state, key, images, labels)
+                costs[size] = None if flops is None else flops / rate
             state, loss = steps[size](state, key, images, labels)
-            log.add(loss)
+            log.add(loss, costs[size])
             done = i + 1
             due = done % config.log_steps == 0 or done == config.num_steps
             if due:
-                mean, speed = log.write(done)
+                mean, pace = log.write(done)
                 if not np.isfinite(mean):
                     raise FloatingPointError(
                         f"loss is {mean} near step {done}; lower config.learning_rate "
                         f"(the last good state is {saved})"
                     )
                 bar.update(done - bar.n)
-                bar.set_postfix_str(f"loss {mean:.4f}, {speed:.0f} images/s")
-            if validate and (done % config.validation_steps == 0 or done in kept):
-                row = validate(state)
-                log.validation(done, row)
+                bar.set_postfix_str(f"loss {mean:.4f}, {pace.text(config.batch_size)}")
+            if config.validation_steps and (
+                done % config.validation_steps == 0 or done in kept
+            ):
+                with log.aside():
+                    row = _validate(run, state)
+                    log.validation(done, row)
+                    _write_page(run, state, log.pace)
                 told = ", ".join(f"{k} {v:.4f}" for k, v in row.items())
                 print(f"step {done}: {told}", flush=True)
             if done in kept:
-                for suffix, params in (("", state.ema), ("-raw", state.params)):
-                    path = (
-                        run.workdir / "kept" / f"{run.name}-{done:07d}{suffix}.safetensors"
-                    )
-                    _store(config, path, _with(run.network, params), {})
+                with log.aside():
+                    _keep(run, state)
             if due and log.seconds_since_saved() > config.checkpoint_seconds:
-                weights.save_tree(saved, state, {})
+                with log.aside():
+                    weights.save_tree(saved, state, {})
                 log.saved()
     weights.save_tree(saved, state, {})
+    log.saved()
     return state
+
+
+def _flops(run: _Run, step: Any, *args: Any) -> float | None:
+    """FLOPs of an update; of adversarial training they are not known.
+
+    XLA counts the body of a loop once: PGD's steps are one, as are the parts of an
+    accumulated batch.
+    """
+    if run.config.adversarial_eps_255:
+        return None
+    found = throughput.flops(step, *args, devices=run.mesh.size)
+    return None if found is None else run.config.accumulation * found
 
 
 def _kept_steps(config: configs.TrainConfig) -> set[int]:
@@ -203,36 +229,63 @@ def _kept_steps(config: configs.TrainConfig) -> set[int]:
     return {config.num_steps >> i for i in range(config.kept_checkpoints)} - {0}
 
 
-def _validation(run: _Run):
-    """A function from a state to what it is worth on the test split's first images."""
-    config = run.config
-    test = load_data(dataclasses.replace(config.data, num_examples=0), "test")
-    n = VALIDATED_ON
-    images, labels = test.floats()[:n], test.labels[:n]
-
-    def validate(state: training.TrainState) -> dict[str, float]:
-        row = {}
-        for suffix, params in (("averaged", state.ema), ("raw", state.params)):
-            network = _with(run.network, params)
-            if config.task == "classifier":
-                value = training.accuracy(network, images, labels, 500)
-                row[f"accuracy_{suffix}"] = value
-            else:
-                row[f"loss_{suffix}"] = _heldout_loss(config, network, images[:500])
-        return row
-
-    return validate
+def _keep(run: _Run, state: training.TrainState) -> None:
+    """Leaves the weights of a step along the way, averaged and raw."""
+    for suffix, params in (("", state.ema), ("-raw", state.params)):
+        name = f"{run.name}-{int(state.step):07d}{suffix}.safetensors"
+        _store(run.config, run.workdir / "kept" / name, _with(run.network, params), {})
 
 
-def _write_weights(config, name, network, state, dataset, workdir) -> models.Network:
-    averaged = _with(network, state.ema)
-    last = _with(network, state.params)
-    for suffix, result in (("", averaged), ("-raw", last)):
-        card = _card(config, name + suffix, result, dataset, workdir, int(state.step))
-        path = workdir / f"{name}{suffix}.safetensors"
-        _store(config, path, result, card)
+def _validate(run: _Run, state: training.TrainState) -> dict[str, float]:
+    """What the weights of a state are worth on the test split's first images."""
+    test = _first(run.test, VALIDATED_ON)
+    row = {}
+    for suffix, params in (("averaged", state.ema), ("raw", state.params)):
+        network = _with(run.network, params)
+        if run.config.task == "classifier":
+            value = training.accuracy(network, test.floats(), test.labels, 500)
+            row[f"accuracy_{suffix}"] = value
+        else:
+            row[f"loss_{suffix}"] = _heldout_loss(run.config, network, test)
+    return row
+
+
+def _write_weights(run: _Run, state: training.TrainState) -> models.Network:
+    averaged = _with(run.network, state.ema)
+    last = _with(run.network, state.params)
+    pace, results = throughput.load(run.workdir), []
+    for suffix, network in (("", averaged), ("-raw", last)):
+        card = _card(run, run.name + suffix, network, int(state.step), pace)
+        path = run.workdir / f"{run.name}{suffix}.safetensors"
+        _store(run.config, path, network, card)
         print(f"{path}: {card['result']}", flush=True)
+        results.append(card["result"])
+    _write_page(run, state, pace, results[0])
+    print(f"report: {run.workdir / training_page.NAME}", flush=True)
     return averaged
+
+
+def _write_page(
+    run: _Run, state: training.TrainState, pace: throughput.Pace, result: str = ""
+) -> None:
+    """Writes the report of a run as it stands; `result` is the averaged weights'."""
+    training_page.write(
+        run.workdir,
+        training_page.Story(
+            name=run.name,
+            config=run.config,
+            network=_with(run.network, state.ema),
+            dataset=run.dataset,
+            test=_first(run.test, VALIDATED_ON),
+            step=int(state.step),
+            pace=pace,
+            result=result,
+        ),
+    )
+
+
+def _first(dataset: data.Dataset, n: int) -> data.Dataset:
+    return data.take(dataset, np.arange(min(n, len(dataset))))
 
 
 def _with(network: models.Network, params: Any) -> models.Network:
@@ -369,21 +422,16 @@ OPTIMIZERS = {
 
 
 def _card(
-    config: configs.TrainConfig,
-    name: str,
-    network: models.Network,
-    dataset: data.Dataset,
-    workdir: epath.Path,
-    steps: int,
+    run: _Run, name: str, network: models.Network, steps: int, pace: throughput.Pace
 ) -> dict[str, Any]:
-    claim = json.loads((workdir / "config.json").read_text())
-    test = load_data(dataclasses.replace(config.data, num_examples=0), "test")
+    config, dataset, test = run.config, run.dataset, run.test
+    claim = json.loads((run.workdir / "config.json").read_text())
     if config.task == "classifier":
         score = training.accuracy(network, test.floats(), test.labels, 250)
         result = f"accuracy {score:.4f} on {len(test)} test images"
     else:
-        value = _heldout_loss(config, network, test.floats()[:500])
-        result = f"noise prediction loss {value:.5f} on the first 500 test images"
+        value = _heldout_loss(config, network, test)
+        result = f"noise prediction loss {value:.5f} on the first {HELD_OUT} test images"
     return {
         "name": name,
         "task": config.task,
@@ -394,6 +442,8 @@ def _card(
         | {"data": configs.as_dict(config.data) | {"data_dir": ""}},
         "steps": steps,
         "images_seen": steps * config.batch_size,
+        "throughput": pace.text(config.batch_size),
+        "seconds": round(pace.seconds, 1),
         "seed": config.seed,
         "trained_on": claim["devices"],
         "versions": claim["versions"],
@@ -401,19 +451,26 @@ def _card(
     }
 
 
-def _heldout_loss(config, network, images: np.ndarray) -> float:
+def _heldout_loss(
+    config: configs.TrainConfig, network: models.Network, test: data.Dataset
+) -> float:
     """The denoiser's loss on images it was not trained on, under one fixed key."""
-    table = _signal_table(config)
-    loss = jax.jit(
-        lambda params, x, key: training.denoiser_loss(
-            network.architecture, params, x, None, key, alphas_cumprod=table
-        )[0]
-    )
+    images, table = _first(test, HELD_OUT).floats(), _signal_table(config)
     keys = jax.random.split(jax.random.key(1), len(images) // 50)
     batches = images[: len(keys) * 50].reshape(len(keys), 50, *images.shape[1:])
     return float(
-        np.mean([loss(network.params, x, k) for x, k in zip(batches, keys, strict=True)])
+        np.mean(
+            [_noise_loss(network, x, k, table) for x, k in zip(batches, keys, strict=True)]
+        )
     )
+
+
+@jax.jit
+def _noise_loss(
+    network: models.Network, x: jax.Array, key: jax.Array, table: jax.Array
+) -> jax.Array:
+    args = network.architecture, network.params, x, None, key
+    return training.denoiser_loss(*args, alphas_cumprod=table)[0]
 
 
 def main(arguments: Arguments, config: configs.TrainConfig) -> None:
