@@ -379,14 +379,19 @@ def content(workdir: Path) -> dict[str, str]:
 
 
 def files(workdir: Path) -> set[str]:
-    """Names of all files; a part file counts by its folder, since its name is random."""
+    """Names of all files; what has a random name or the time in it counts by its kind."""
     return {
-        str(path.relative_to(workdir).parent / "part")
-        if path.name.startswith("part-")
-        else str(path.relative_to(workdir))
+        str(path.relative_to(workdir).parent / _kind(path.name))
         for path in workdir.rglob("*")
         if path.is_file()
     }
+
+
+def _kind(name: str) -> str:
+    for kind in ("part-", "events.out.tfevents."):
+        if name.startswith(kind):
+            return kind
+    return name
 
 
 def _killed(trials: list[Trial]) -> int:

@@ -91,18 +91,12 @@ def _verdict(story: Story, losses: list, rows: list[dict[str, Any]]) -> str:
     of = f"of {story.config.num_steps:,} " if story.step < story.config.num_steps else ""
     made = f"After {story.step:,} {of}steps"
     if story.result:
-        return f"{made} the averaged weights have {_an(story.result)}."
+        return f"{made} the averaged weights reach {story.result}."
     if rows:
-        name, value = next((k, v) for k, v in rows[-1].items() if k.endswith("_averaged"))
-        what = name.partition("_")[0]
-        return (
-            f"{made} the averaged weights have {_an(what)} {value:.4f} on the test split."
-        )
+        measure = MEASURES[story.config.task]
+        value = rows[-1][f"{measure}_averaged"]
+        return f"{made} the averaged weights reach {measure} {value:.4f} in testing."
     return f"{made} the training loss is {losses[-1][1]:.4f}." if losses else f"{made}."
-
-
-def _an(noun: str) -> str:
-    return f"an {noun}" if noun.startswith("accuracy") else f"a {noun}"
 
 
 def _figures(
@@ -128,14 +122,15 @@ def _figures(
             curve.Line(weights, steps, [row[f"{measure}_{weights}"] for row in rows])
             for weights in WEIGHTS
         ]
+        plain = "Not weighed by min-SNR. " if config.min_snr_gamma else ""
         ends = " and ".join(f"{line.values[-1]:.4f} ({line.name})" for line in lines)
         found.append(
             {
                 "title": f"{measure.capitalize()} on the test split",
                 "drawing": curve.along(lines, shares=config.task == "classifier"),
                 "described": f"At step {steps[-1]}: {ends}.",
-                "caption": "Of the averaged weights, which are published, and of the raw "
-                "ones. It decides nothing: the weights of the last step are kept.",
+                "caption": f"{plain}Of the averaged weights, which are published, and of "
+                "the raw ones. It decides nothing: the weights of the last step are kept.",
             }
         )
     return found
