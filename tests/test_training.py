@@ -531,3 +531,36 @@ def test_accuracy_counts_every_image_once(n):
     labels[: n // 2] = (guess + 1) % CLASSES
     expected = (n - n // 2) / n
     assert training.accuracy(network, images, labels, 5) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("task", ["classifier", "denoiser"])
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(task):
+    """The step as it is traced: convolutions in bfloat16, all that it carries on not."""
+    _, loss = LOSSES[task]
+    shape = dict(image_size=8, in_channels=1, compute_dtype="bfloat16")
+    config = {
+        "classifier": models.ConvMixer(features=8, depth=1, mean=0.3, std=0.4, **shape),
+        "denoiser": models.NafUNet(out_channels=1, widths=(4,), blocks=(1,), **shape),
+    }[task]
+    optimizer = optax.adam(1e-2)
+    step = training.make_step(
+        config,
+        loss,
+        optimizer,
+        batch_size=BATCH,
+        augmentation=training.Augmentation(),
+        ema_decay=0.9,
+        sharding=sharding(),
+    )
+
+    def start(key):
+        return training.init_state(models.create(config, key), optimizer)
+
+    state = jax.eval_shape(start, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((20, 8, 8, 1), jnp.float32)
+    labels = jax.ShapeDtypeStruct((20,), jnp.int32)
+    traced = step.trace(state, jax.random.key(0), images, labels)
+    chex.assert_trees_all_equal_shapes_and_dtypes(traced.out_info[0], state)
+    assert traced.out_info[1].dtype == jnp.float32
+    lines = [x for x in str(traced.jaxpr).splitlines() if "conv_general_dilated[" in x]
+    assert lines and all("bf16" in line for line in lines)
