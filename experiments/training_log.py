@@ -65,7 +65,8 @@ class TrainingLog:
         """Adds a line for the losses since the last; returns their mean and their pace."""
         mean = round(float(jnp.mean(jnp.stack(self._recent))), 6)
         now = time.monotonic()
-        cost = None if None in self._costs else sum(self._costs)
+        known = [cost for cost in self._costs if cost is not None]
+        cost = sum(known) if len(known) == len(self._costs) else None
         pace = throughput.Pace(len(self._recent), now - self._since, cost)
         self.pace = self.pace.and_then(pace)
         self._since, self._recent, self._costs = now, [], []

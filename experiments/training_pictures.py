@@ -97,11 +97,11 @@ def samples(denoiser: models.Network, images: np.ndarray) -> Samples:
       images: `(n, H, W, C)` of the test split.
     """
     schedule, timesteps = _knows(denoiser)
-    first, images = timesteps - 1, 2 * images[:SAMPLES] - 1
-    keys = jax.random.split(jax.random.key(2), len(images))
-    noise = np.stack([_noise(key, images.shape[1:]) for key in keys])
+    first, x = timesteps - 1, 2 * jnp.asarray(images[:SAMPLES]) - 1
+    keys = jax.random.split(jax.random.key(2), len(x))
+    noise = _noise(keys, x.shape[1:])
     whole = timesteps == schedule.num_timesteps
-    starts = noise if whole else mix(schedule.levels(first), images, noise)
+    starts = noise if whole else mix(schedule.levels(first), x, noise)
     rule = Ddim(num_steps=min(CHAIN_STEPS, timesteps), clip=True)
     chain = make_chain(schedule, rule, first)
     found = _reversed(denoiser, chain, keys, starts)
@@ -121,13 +121,12 @@ def denoised(denoiser: models.Network, images: np.ndarray) -> list[Denoised]:
     """
     schedule, timesteps = _knows(denoiser)
     top = min(timesteps, int(np.sum(schedule.alphas_cumprod > LEAST_SIGNAL)))
-    images = 2 * images[:DENOISED] - 1
-    keys = jax.random.split(jax.random.key(3), len(images))
-    noise = np.stack([_noise(key, images.shape[1:]) for key in keys])
+    x = 2 * jnp.asarray(images[:DENOISED]) - 1
+    noise = _noise(jax.random.split(jax.random.key(3), len(x)), x.shape[1:])
     found = []
     for t in sorted({max(top >> i, 1) - 1 for i in range(4)}):
         levels = schedule.levels(t)
-        noised = mix(levels, images, noise)
+        noised = mix(levels, x, noise)
         clean = _clean(denoiser, levels, noised, t)
         found.append(
             Denoised(
@@ -169,8 +168,10 @@ def _knows(denoiser: models.Network) -> tuple[Schedule, int]:
     return trained.schedule, trained.timesteps or trained.schedule.num_timesteps
 
 
-def _noise(key: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(drawn(jax.random.normal, stream(key, "start"), shape))
+def _noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Where each image's noise begins: `(n, *shape)`."""
+    starts = [stream(key, "start") for key in keys]
+    return jnp.stack([drawn(jax.random.normal, key, shape) for key in starts])
 
 
 def _in_units_of_images(x: ArrayLike) -> np.ndarray:
