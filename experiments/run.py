@@ -14,7 +14,6 @@ any moment; the same command goes on where it was.
 
 import io
 import math
-import pathlib
 import sys
 import time
 from functools import partial
@@ -42,7 +41,7 @@ from jaxpure.evaluation import (
 )
 from jaxpure.evaluation import run as run_evaluation
 from jaxpure.evaluation.identity import describe, identify
-from jaxpure.files import write_atomically
+from jaxpure.files import clear_unfinished, write_atomically
 from jaxpure.policy import judging_keys
 
 FLAGS = (
@@ -230,19 +229,6 @@ def _purified(built: Experiment, defended: Result) -> tuple[np.ndarray, np.ndarr
     return clean, adversarial
 
 
-def _clear(workdir: epath.Path) -> None:
-    """Removes what writers left that were killed in the middle of a file.
-
-    Before process 0 has claimed the workdir, the others write their locks there alone.
-    """
-    place = pathlib.Path(workdir)  # a bucket's files appear whole, and are none here
-    index, count = processes.ours()
-    if index == 0 and place.is_dir():
-        for path in place.rglob(".*.part"):
-            if count == 1 or not path.name.startswith(".lock-"):
-                path.unlink(missing_ok=True)
-
-
 def main(arguments: Arguments, config: configs.RunConfig) -> None:
     """One run, from its command line."""
     config = choice.chosen(config, arguments.limit, arguments.indices)
@@ -270,7 +256,8 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
         built = experiment(config, arguments.data_dir)
         others.wait_for_claim()
         program.claim(workdir, arguments, config)
-        _clear(workdir)
+        if not others.index:  # the others wait, and write their locks alone
+            clear_unfinished(workdir, but="lock-" if others.count > 1 else None)
         where = lanes_of(built, workdir)
         if len(share_of_process(built.dataset)):
             claim_records(built, where, workdir)

@@ -9,13 +9,14 @@ Two things to know of the counts. The body of a loop counts once, however often 
 peaks are bfloat16's: float32 is multiplied so as well, under JAX's default precision.
 """
 
-import contextlib
+import functools
 import getpass
 import importlib.util
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,13 +112,24 @@ def check_installed() -> None:
 def device(chip: Chip) -> Any:
     """A device of the chip's topology, to compile for and not to run on.
 
+    Waits for other processes that are here for the same.
+
     Raises:
-      UserError: libtpu is not installed.
+      UserError: libtpu is not installed, or something else uses it.
     """
     check_installed()
+    _wait_for_turn()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    return topologies.get_topology_desc(chip.topology, platform="tpu").devices[0]
+    try:
+        return topologies.get_topology_desc(chip.topology, platform="tpu").devices[0]
+    except jax.errors.JaxRuntimeError as error:
+        if "lockfile" not in str(error):
+            raise
+        raise UserError(
+            "another process uses libtpu, which serves one at a time: wait for it, or "
+            "remove /tmp/libtpu_lockfile if there is none"
+        ) from error
 
 
 def compiled_for(
@@ -134,10 +146,9 @@ def compiled_for(
     shapes = jax.eval_shape(lambda *a: a, *arguments)
     shapes = jax.tree.map(lambda a: a.update(sharding=one), shapes)
     lowered = jax.jit(function).lower(*shapes)
-    with _alone():
-        started = time.monotonic()
-        compiled = lowered.compile()
-        return compiled, time.monotonic() - started
+    started = time.monotonic()
+    compiled = lowered.compile()
+    return compiled, time.monotonic() - started
 
 
 def cost(compiled: jax.stages.Compiled, chip: Chip) -> Cost:
@@ -153,11 +164,15 @@ def cost(compiled: jax.stages.Compiled, chip: Chip) -> Cost:
     )
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One compilation at a time on this machine: each takes all of its cores."""
+@functools.cache
+def _wait_for_turn() -> Any:
+    """Holds this user's lock until the process ends: libtpu serves one at a time."""
     import fcntl  # Windows has neither it nor libtpu
 
-    with LOCK.open("w") as file:
+    file = LOCK.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("waiting for another process that compiles for a TPU", file=sys.stderr)
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return file

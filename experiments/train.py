@@ -29,6 +29,8 @@ from jaxpure import data, models, optimizers, specs, training, weights
 from jaxpure.attacks import Linf, Pgd
 from jaxpure.diffusion import SCHEDULES, Schedule
 from jaxpure.errors import UserError, check_in, check_range
+from jaxpure.evaluation import lock
+from jaxpure.files import clear_unfinished
 
 FLAGS = (
     Flag("export", "writes the weights of the run as it stands, and stops", bool, False),
@@ -477,7 +479,13 @@ def main(arguments: Arguments, config: configs.TrainConfig) -> None:
     """One training run, from its command line."""
     if arguments.data_dir:
         config.data.data_dir = arguments.data_dir
-    train(config, arguments, program.workdir(arguments, config))
+    workdir = program.workdir(arguments, config)
+    if arguments.export:  # also beside a process that is training
+        train(config, arguments, workdir)
+        return
+    with lock.held(workdir):
+        clear_unfinished(workdir)
+        train(config, arguments, workdir)
 
 
 def command(argv: list[str]) -> int:

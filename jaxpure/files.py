@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import pathlib
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -91,6 +92,22 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
     """
     with appears_whole(path) as file:
         file.write(content)
+
+
+def clear_unfinished(folder: epath.PathLike, *, but: str | None = None) -> None:
+    """Removes what writers left that were killed in the middle of a file.
+
+    Nobody else may be writing there. A bucket's files appear whole: there is nothing.
+
+    Args:
+      folder: with all that is in it.
+      but: files whose name begins so are left alone.
+    """
+    place = pathlib.Path(os.fspath(folder))
+    if place.is_dir():
+        for path in place.rglob(".*.part"):
+            if but is None or not path.name.startswith(f".{but}"):
+                path.unlink(missing_ok=True)
 
 
 def forget_listings(path: epath.PathLike) -> None:

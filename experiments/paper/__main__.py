@@ -33,6 +33,7 @@ from experiments.paper.study import Study
 from jaxpure.defenses import denoiser_evaluations
 from jaxpure.errors import UserError, check_in
 from jaxpure.evaluation import lock
+from jaxpure.files import clear_unfinished
 
 FLAGS = (
     Flag("data", f"the data set: {', '.join(PLANS)}"),
@@ -75,6 +76,7 @@ def main(arguments: Arguments, config: None) -> None:
     print(f"workdir: {workdir}", flush=True)
     study = Study(wanted, workdir / "units", MEASURES, arguments.data_dir)
     with lock.held(workdir):
+        clear_unfinished(workdir)
         began = time.monotonic()
         asks = {name: SECTIONS[name].asks(wanted) for name in chosen}
         failed = _refused(study, asks)

@@ -289,19 +289,20 @@ class GroupNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = x.dtype
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
-        mean = self._group_mean(jnp.mean(x, (-3, -2)))
-        if dtype.itemsize < 4:
-            square = self._group_mean(jnp.mean(jnp.square(x), (-3, -2)))
-            variance = jnp.maximum(square - jnp.square(mean), 0)
-            factor = _times_last(jax.lax.rsqrt(variance + self.epsilon), self.scale[...])
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = self._group_mean(jnp.mean(wide, (-3, -2)))
+        if _is_narrow(x):
+            square = self._group_mean(jnp.mean(jnp.square(wide), (-3, -2)))
+            factor = self._factor(jnp.maximum(square - jnp.square(mean), 0))
             shift = _add_last(-mean * factor, self.bias[...])
-            return (x * _over_pixels(factor) + _over_pixels(shift)).astype(dtype)
-        centred = x - _over_pixels(mean)
+            y = wide * _over_pixels(factor) + _over_pixels(shift)
+            return y.astype(x.dtype)
+        centred = wide - _over_pixels(mean)
         variance = self._group_mean(jnp.mean(jnp.square(centred), (-3, -2)))
-        factor = _times_last(jax.lax.rsqrt(variance + self.epsilon), self.scale[...])
-        return _add_last(centred * _over_pixels(factor), self.bias[...]).astype(dtype)
+        return _add_last(centred * _over_pixels(self._factor(variance)), self.bias[...])
+
+    def _factor(self, variance: jax.Array) -> jax.Array:
+        return _times_last(jax.lax.rsqrt(variance + self.epsilon), self.scale[...])
 
     def _group_mean(self, per_channel: jax.Array) -> jax.Array:
         """Replaces each channel's mean `(..., C)` by the mean of its group."""
@@ -386,12 +387,21 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         *lead, height, width, channels = x.shape
         h = self.norm(x).reshape(*lead, height * width, channels)
-        query, key, value = self.query(h), self.key(h), self.value(h)
+        query, key, value = self._project(h)
         scores = jnp.einsum("...qc,...kc->...qk", query, key) * channels**-0.5
         wide = jnp.promote_types(x.dtype, jnp.float32)
         weights = jax.nn.softmax(scores.astype(wide)).astype(x.dtype)
         mixed = jnp.einsum("...qk,...kc->...qc", weights, value)
-        return (x + self.out(mixed).reshape(x.shape)) * self.rescale
+        return (x + self.out(mixed.reshape(x.shape))) * self.rescale
+
+    def _project(self, h: jax.Array) -> Sequence[jax.Array]:
+        """Queries, keys and values, of narrow input by one product that reads it once."""
+        layers = self.query, self.key, self.value
+        if not _is_narrow(h):
+            return [layer(h) for layer in layers]
+        kernel = jnp.concatenate([layer.kernel[...] for layer in layers], -1)
+        bias = jnp.concatenate([layer.bias[...] for layer in layers], -1)
+        return jnp.split(_add_last(h @ kernel.astype(h.dtype), bias), 3, -1)
 
 
 def timestep_embedding(
@@ -430,6 +440,11 @@ def normalise(
 def mean_over_pixels(x: jax.Array) -> jax.Array:
     """Mean of `(..., H, W, C)` over height and width, in float32 at least."""
     return jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), (-3, -2))
+
+
+def _is_narrow(x: jax.Array) -> bool:
+    """Whether it is narrower than float32, whose results are kept to the bit."""
+    return x.dtype.itemsize < 4
 
 
 def _over_pixels(per_channel: jax.Array) -> jax.Array:

@@ -1,8 +1,11 @@
 """Training, end to end: kill and resume, what it leaves, and that a run takes it."""
 
 import json
+import os
 import signal
+import socket
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -67,3 +70,22 @@ def test_bad_training_configs_are_one_line(tmp_path, capsys):
         assert train.command(["--config=digits_classifier", *arguments]) == 2
         assert piece in error_line(capsys.readouterr().err)
         assert not workdir.exists()
+
+
+def test_one_process_trains_in_a_folder(tmp_path, capsys):
+    """A second one is told; what a dead one left unfinished goes; export may look on."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    left = workdir / ".state.safetensors.0123abcd.part"
+    left.write_bytes(b"cut")
+    command = ["--config=digits_classifier", f"--workdir={workdir}", "--cpu_devices=0"]
+    told = {"pid": os.getppid(), "host": socket.gethostname(), "since": 1.0}
+    (workdir / "lock-000.json").write_text(json.dumps(told))
+    assert train.command(command) == 2
+    assert "is in use by process" in capsys.readouterr().err and left.exists()
+    assert train.command([*command, "--export"]) == 2
+    assert "holds no state to export" in capsys.readouterr().err
+    (workdir / "lock-000.json").unlink()
+    with mock.patch.object(train, "train") as trained:
+        assert train.command(command) == 0
+    assert trained.call_count == 1 and not left.exists()

@@ -400,6 +400,28 @@ def test_attention_mixes_pixels_by_the_softmax_of_their_products():
     np.testing.assert_allclose(layer(jnp.asarray(x)), want, rtol=1e-4, atol=1e-4)
 
 
+def test_attention_in_bfloat16_is_as_near_as_its_rounding_allows():
+    """One product for queries, keys and values errs no more than three."""
+    layer = layers.Attention(32, 4, rngs=nnx.Rngs(0))
+    for name in ("query", "key", "value", "out"):
+        kernel = normal(f"{name}/kernel", (32, 32)) / 6
+        getattr(layer, name).kernel[...] = jnp.asarray(kernel)
+    x = jnp.asarray(normal("layers/x", (6, 5, 32)))
+    h = jnp.asarray(x, jnp.bfloat16).reshape(-1, 32)
+    three = (layer.query, layer.key, layer.value)
+    for together, alone, exact in zip(
+        layer._project(h),
+        (each(h) for each in three),
+        layer._project(x.reshape(-1, 32)),
+        strict=True,
+    ):
+        errors = [np.linalg.norm(np.float32(y) - exact) for y in (together, alone)]
+        assert errors[0] < 1.02 * errors[1]
+    got = layer(x.astype(jnp.bfloat16))
+    assert got.dtype == jnp.bfloat16
+    assert np.linalg.norm(np.float32(got) - layer(x)) < 0.01 * np.linalg.norm(layer(x))
+
+
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)], ids=str)
 def test_timestep_embedding_is_its_formula(lead):
     t = (np.arange(np.prod(lead, dtype=int)) * 37.5 + 3).reshape(lead)
