@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.interrupts import GOES_ON
 from jaxpure.evaluation.folder import open_folder
 
 ROOT = Path(__file__).parents[1]
@@ -314,9 +315,10 @@ def _end(started: Started, kind: str, moment: float, trial: Trial) -> str:
     if kind == "SIGKILL":
         return "killed" if code == -signal.SIGKILL else _failed(code, output)
     trial.latest = max(trial.latest, round(time.monotonic() - sent, 2))
-    if code == 130 and "interrupted" in output:
+    if code == 130 and f"interrupted; {GOES_ON}" in output:
         return "said so" if "Traceback" not in output else f"a traceback: {output[-300:]}"
-    if code == -getattr(signal, kind) or "KeyboardInterrupt" in output:
+    begun = any(f"{ROOT / package}" in output for package in ("experiments", "jaxpure"))
+    if code == -getattr(signal, kind) or ("KeyboardInterrupt" in output and not begun):
         return "ended before it began"  # Python itself was not yet there
     return _failed(code, output)
 

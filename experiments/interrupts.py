@@ -17,7 +17,7 @@ EXIT_CODE = 130  # what shells say of a program that was interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GOES_ON = "the same command goes on from here"
 
-_message = "interrupted"
+_message = f"interrupted; {GOES_ON}"  # also during imports, when no program has said more
 
 
 def say(what: str) -> None:

@@ -14,6 +14,7 @@ from experiments import devices, program, runs
 from experiments.arguments import ArgumentError, Arguments, Flag
 from experiments.build import SEED_LIMIT, Experiment, experiment
 from jaxpure.errors import UserError
+from jaxpure.evaluation import lock
 from jaxpure.evaluation.judging import judge_more
 from jaxpure.evaluation.readings import READINGS, reduce
 
@@ -54,12 +55,13 @@ def again(
     """
     config = built.config
     keys = config.judging_keys if keys is None else keys
-    result = judge_more(
-        workdir / "records" / "defended",
-        built.defense,
-        keys,
-        seed=None if seed == config.seed else seed,
-    )
+    with lock.held(workdir):
+        result = judge_more(
+            workdir / "records" / "defended",
+            built.defense,
+            keys,
+            seed=None if seed == config.seed else seed,
+        )
     found = dict(result.robust_readings)
     titles = {name: READINGS[name].title for name in found}
     for name in reducers:

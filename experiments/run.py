@@ -41,9 +41,10 @@ from jaxpure.evaluation import (
 )
 from jaxpure.evaluation import run as run_evaluation
 from jaxpure.evaluation.identity import describe, identify
-from jaxpure.files import clear_unfinished, write_atomically
+from jaxpure.files import clear_unfinished, sha256, write_atomically
 from jaxpure.policy import judging_keys
 
+ARRAYS = "adversarial.npz"
 FLAGS = (
     Flag(
         "dry_run",
@@ -113,6 +114,7 @@ def _write_results(
     _write_columns(workdir, undefended, defended)
     page = workdir / "report.html"
     report.write(page, summary, defended, undefended, _purified(built, defended))
+    summary["files"] = {n: sha256(workdir / n) for n in ("records.parquet", ARRAYS)}
     program.write_json(workdir / "summary.json", summary)
     return summary
 
@@ -205,7 +207,7 @@ def _write_columns(workdir: epath.Path, undefended: Result, defended: Result) ->
         clean_logits=defended.clean_logits,
         logits=defended.logits,
     )
-    write_atomically(workdir / "adversarial.npz", sink.getvalue())
+    write_atomically(workdir / ARRAYS, sink.getvalue())
 
 
 def _purified(built: Experiment, defended: Result) -> tuple[np.ndarray, np.ndarray]:
@@ -248,19 +250,19 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
         built = experiment(config, arguments.data_dir)
         judge.again(built, workdir, arguments.judge_seed)
         return
-    if (workdir / "summary.json").exists():
+    if all((workdir / name).exists() for name in ("summary.json", "config.json")):
         summary = runs.read(workdir).summary
         print(f"{workdir} is finished:\n{report.verdict(summary)}", flush=True)
         return
     with lock.held(workdir) as ours, siblings.together(workdir, ours) as others:
         built = experiment(config, arguments.data_dir)
         others.wait_for_claim()
+        where = lanes_of(built, workdir)
+        if len(share_of_process(built.dataset)):
+            claim_records(built, where, workdir)  # before the workdir is this config's
         program.claim(workdir, arguments, config)
         if not others.index:  # the others wait, and write their locks alone
             clear_unfinished(workdir, but="lock-" if others.count > 1 else None)
-        where = lanes_of(built, workdir)
-        if len(share_of_process(built.dataset)):
-            claim_records(built, where, workdir)
         others.claimed()
         if len(share_of_process(built.dataset)):
             cost.announce(built, where)

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import io
 import json
+import pathlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from experiments import things
 from jaxpure import specs
 from jaxpure.errors import UserError
 from jaxpure.evaluation.statistics import Estimate
+from jaxpure.files import sha256
 
 VERSION = 2
 
@@ -96,13 +98,30 @@ def read(folder: epath.Path) -> Run:
         ) from error
 
 
+def altered(folder: epath.Path, summary: dict[str, Any]) -> list[str]:
+    """A sentence for each file of a finished run that is not what its summary says."""
+    found = []
+    for name, digest in summary.get("files", {}).items():
+        path = folder / pathlib.PurePath(str(name)).name
+        if not path.exists():
+            found.append(f"{path} is missing")
+        elif sha256(path) != digest:
+            found.append(f"{path} was altered after the run (its digest does not fit)")
+    return found
+
+
 def judged(run: Run) -> Judged:
     """What a finished run found of each example.
 
     Raises:
-      RunError: the files that hold it are missing or damaged.
+      RunError: the files that hold it are missing, damaged or altered.
     """
     path = run.folder / "adversarial.npz"
+    for sentence in altered(run.folder, run.summary):
+        raise RunError(
+            f"{sentence}; delete summary.json and repeat the run's command, which makes "
+            "its files again from the records"
+        )
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             arrays = {n: stored[n] for n in stored.files if "adversarial" not in n}

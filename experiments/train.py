@@ -9,6 +9,7 @@ trains no further.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -30,6 +31,7 @@ from jaxpure.attacks import Linf, Pgd
 from jaxpure.diffusion import SCHEDULES, Schedule
 from jaxpure.errors import UserError, check_in, check_range
 from jaxpure.evaluation import lock
+from jaxpure.evaluation.identity import arrays_digest, digest_of
 from jaxpure.files import clear_unfinished
 
 FLAGS = (
@@ -83,6 +85,7 @@ def train(
     state = training.init_state(network, optimizer)
     saved = workdir / "state.safetensors"
     if saved.exists():
+        _check_belongs(run, saved)
         state = weights.load_tree(saved, state)
         print(f"resuming {name} at step {int(state.step)}", flush=True)
     elif export:
@@ -157,6 +160,27 @@ class _Run:
     workdir: epath.Path
     mesh: jax.sharding.Mesh
 
+    @functools.cached_property
+    def stamp(self) -> dict[str, str]:
+        """What a state of this training says of itself: whose it is."""
+        config = json.dumps(program.identity(self.config), sort_keys=True)
+        data = {"images": self.dataset.images, "labels": self.dataset.labels}
+        return {
+            "config": digest_of(config.encode()),
+            "training data": arrays_digest(data),
+        }
+
+
+def _check_belongs(run: _Run, saved: epath.Path) -> None:
+    """Raises ConfigError for a state of another training."""
+    found = weights.metadata(saved)
+    wrong = [name for name, ours in run.stamp.items() if found.get(name) != ours]
+    if wrong:
+        raise configs.ConfigError(
+            f"{saved} is of another training (they differ in {' and '.join(wrong)}); "
+            "restore that, or choose another --workdir"
+        )
+
 
 def _loop(
     run: _Run,
@@ -207,9 +231,9 @@ def _loop(
                     _keep(run, state)
             if due and log.seconds_since_saved() > config.checkpoint_seconds:
                 with log.aside():
-                    weights.save_tree(saved, state, {})
+                    weights.save_tree(saved, state, run.stamp)
                 log.saved()
-    weights.save_tree(saved, state, {})
+    weights.save_tree(saved, state, run.stamp)
     log.saved()
     return state
 

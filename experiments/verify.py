@@ -39,10 +39,17 @@ def lines_of(workdir: epath.Path, reported: dict[str, Any]) -> tuple[list[str], 
         folder = workdir / "records" / who
         if who == "undefended" and not folder.exists():
             continue
-        findings = verify(folder, reported if who == "defended" else None)
+        if who == "defended":
+            alone = workdir / "records" / "undefended"
+            findings = verify(folder, reported, alone if alone.exists() else None)
+        else:
+            findings = verify(folder)
         lines += [f"{who}:", *(f"  {finding}" for finding in findings)]
         good &= all(finding.ok for finding in findings)
-    return lines, good
+    altered = runs.altered(workdir, reported)
+    lines += ["files:", *(f"  FAIL  {sentence}" for sentence in altered)]
+    lines += [] if altered else ["  ok    what the run left is as it was left"]
+    return lines, good and not altered
 
 
 def main(arguments: Arguments, config: None) -> int:

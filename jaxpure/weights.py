@@ -222,6 +222,15 @@ def load_tree(path: epath.PathLike, like: Any) -> Any:
     return _fill(like, _read(path)[0], path)
 
 
+def metadata(path: epath.PathLike) -> dict[str, str]:
+    """What a safetensors file says of itself.
+
+    Raises:
+      WeightsError: the file is unreadable.
+    """
+    return _read(path)[1]
+
+
 def _random(name: str) -> models.Network:
     spec = name.removeprefix(RANDOM)
     try:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import cost, devices, program, versions
+from experiments import cost, devices, interrupts, program, versions
 from experiments.arguments import SEED_LIMIT, ArgumentError, Arguments, Flag
 from experiments.paper import page, programs
 from experiments.paper.asks import Ask, ask
@@ -69,6 +69,7 @@ def main(arguments: Arguments, config: None) -> None:
         checkpoints=_checkpoints(arguments.checkpoints),
         seed=arguments.seed,
     )
+    interrupts.say(interrupts.GOES_ON)
     devices.use(arguments.cpu_devices)
     program.prepare_jax()
     quick = "-quick" if arguments.quick else ""

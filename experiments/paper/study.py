@@ -23,7 +23,7 @@ from jaxpure.attacks import BALLS
 from jaxpure.data import Dataset
 from jaxpure.defenses import PurifiedClassifier
 from jaxpure.errors import UserError
-from jaxpure.evaluation.identity import digest_of, example_digests
+from jaxpure.evaluation.identity import arrays_digest, digest_of, example_digests
 from jaxpure.files import write_atomically
 from jaxpure.purifiers import PURIFIERS
 from jaxpure.specs import build
@@ -143,7 +143,8 @@ class Study:
             function = self.measures[ask.measure].function
             found = function(self, ask, rows, **dict(ask.options))
             sink = io.BytesIO()
-            arrays: dict[str, Any] = {"about": np.array(about), **found}
+            stamp = np.array(f"{arrays_digest(found)} {about}")
+            arrays: dict[str, Any] = {"about": stamp, **found}
             np.savez_compressed(sink, **arrays)
             write_atomically(path, sink.getvalue())
         return found
@@ -215,4 +216,5 @@ def _read(path: epath.Path, about: str) -> Arrays | None:
             found = {name: stored[name] for name in stored.files}
     except Exception:  # whatever is wrong with it, it is measured anew
         return None
-    return found if str(found.pop("about", "")) == about else None
+    stamp = str(found.pop("about", ""))
+    return found if stamp == f"{arrays_digest(found)} {about}" else None

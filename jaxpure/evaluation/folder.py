@@ -14,7 +14,7 @@ from etils import epath
 from jaxpure.data import Dataset
 from jaxpure.evaluation import records, settle
 from jaxpure.evaluation.identity import Identity
-from jaxpure.evaluation.result import Result
+from jaxpure.evaluation.result import Result, check_images
 
 Rows = dict[int, list[records.Row]]
 """All rows by index, in the order in which they were made, with their stamps."""
@@ -76,7 +76,12 @@ class Stored:
 
         Raises:
           UnfinishedError: a record is missing.
+          RecordError: one was altered, or is not of this evaluation.
+          AttackError: an image is not where the attack may take it.
         """
+        for kind, rows in self.rows.items():
+            for found in rows.values():
+                records.check(found[0], f"{self.place}, {kind}", self.identity)
         stages = [
             (
                 name,
@@ -90,8 +95,10 @@ class Stored:
             "hash": self.identity.evaluation_hash,
             "parts": dict(self.identity.parts),
         }
-        dataset = self.dataset
-        return settle.join(dataset, _first(self.rows["clean"]), stages, about, self.place)
+        clean = _first(self.rows["clean"])
+        found = settle.join(self.dataset, clean, stages, about, self.place)
+        check_images(found)
+        return found
 
 
 def open_folder(folder: epath.PathLike) -> Stored:

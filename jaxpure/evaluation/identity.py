@@ -69,6 +69,7 @@ def identify(setup: Any, key: Key, where: Any, dataset: Any) -> Identity:
         },
         "batch_size": str(where.batch_size),
         "data": dataset.name,
+        "about": about_digest(describe(setup, key, where)),
     }
     if where.draws_at_once != 1:
         parts["draws_at_once"] = str(where.draws_at_once)
@@ -100,6 +101,11 @@ def describe(setup: Any, key: Key, where: Any) -> dict[str, Any]:
             for stage in setup.stages
         ],
     }
+
+
+def about_digest(about: Mapping[str, Any]) -> str:
+    """Of what `describe` says: every record belongs to that, too."""
+    return digest_of(json.dumps(dict(about), sort_keys=True).encode())
 
 
 def root_key(about: Mapping[str, Any]) -> Key:
@@ -141,6 +147,15 @@ def fingerprint(tree: Any) -> str:
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     """Names of the parts in which two evaluations differ."""
     return sorted(n for n in {*ours, *theirs} if ours.get(n) != theirs.get(n))
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """A digest of arrays by name: their shapes, types and bytes."""
+    content = [
+        f"{name} {array.shape} {array.dtype.str}".encode() + array.tobytes()
+        for name, array in sorted(arrays.items())
+    ]
+    return digest_of(b"".join(content))
 
 
 def digest_of(content: bytes) -> str:

@@ -126,7 +126,7 @@ def read(folder: epath.Path, identity: Identity | None = None) -> dict[int, Row]
         if row is None:
             logging.warning("%s is damaged; what it recorded is done again", where)
             continue
-        _check(row, where, identity)
+        check(row, where, identity)
         rows.setdefault(row["index"], without_stamps(row))
     return rows
 
@@ -200,7 +200,8 @@ def _check_examples(folder: epath.Path, ours: dict[str, str], theirs: Any) -> No
         )
 
 
-def _check(row: Row, where: str, identity: Identity | None) -> None:
+def check(row: Row, where: str, identity: Identity | None) -> None:
+    """Raises RecordError for a row, with its stamps, that is not what it was made as."""
     if not is_whole(row):
         raise RecordError(
             f"{where}: the record of example {row['index']} was altered after it was made "

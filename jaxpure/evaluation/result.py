@@ -13,7 +13,7 @@ from jaxpure.attacks.balls import BALLS, Linf
 from jaxpure.errors import UserError
 from jaxpure.evaluation import readings, statistics
 from jaxpure.evaluation.bounds import AttackError, outside
-from jaxpure.evaluation.identity import digest_of
+from jaxpure.evaluation.identity import arrays_digest, digest_of
 from jaxpure.evaluation.statistics import Estimate
 from jaxpure.files import write_atomically
 from jaxpure.specs import build
@@ -26,7 +26,7 @@ COUNTS = (
     "gradient_evaluations",
     "forward_evaluations",
 )
-FORMAT = "jaxpure-result-1"
+FORMAT = "jaxpure-result-2"
 
 
 class ResultError(UserError):
@@ -141,9 +141,9 @@ class Result:
             for f in dataclasses.fields(self)
             if f.name != "about"
         }
-        about = json.dumps({**self.about, "format": FORMAT, "arrays": _digest(arrays)})
+        about = {**self.about, "format": FORMAT, "digest": _digest(arrays, self.about)}
         sink = io.BytesIO()
-        np.savez_compressed(sink, about=np.array(about), **arrays)
+        np.savez_compressed(sink, about=np.array(json.dumps(about)), **arrays)
         write_atomically(path, sink.getvalue())
 
     def report(self, path: epath.PathLike, undefended: "Result | None" = None) -> None:
@@ -194,14 +194,14 @@ def load(path: epath.PathLike) -> Result:
         about = json.loads(str(arrays.pop("about")))
         if about.pop("format", None) != FORMAT:
             raise ValueError("not a result")
-        found, digest = Result(**arrays, about=about), about.pop("arrays", None)
+        digest, found = about.pop("digest", None), Result(**arrays, about=about)
     except FileNotFoundError:
         raise ResultError(
             f"{path} does not exist: expected a file of Result.save"
         ) from None
     except Exception as error:
         raise ResultError(f"{path} is not a readable result ({error})") from error
-    if digest != _digest(arrays):
+    if digest != _digest(arrays, about):
         raise ResultError(
             f"{path} was altered after it was saved (its digest does not fit); save it "
             "anew from the evaluation's records"
@@ -232,10 +232,8 @@ def misplaced(result: Result, ball: Any = None) -> dict[int, str]:
     return outside(ball, result.indices, result.images, result.clean_images)
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    """Of arrays by name: their shapes, types and bytes."""
-    content = [
-        f"{name} {array.shape} {array.dtype.str}".encode() + array.tobytes()
-        for name, array in sorted(arrays.items())
-    ]
-    return digest_of(b"".join(content))
+def _digest(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+    """Of arrays by name, and of what is said of them."""
+    return digest_of(
+        f"{arrays_digest(arrays)} {json.dumps(about, sort_keys=True)}".encode()
+    )

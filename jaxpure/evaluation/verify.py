@@ -18,13 +18,13 @@ from jaxpure.evaluation import records, settle, statistics
 from jaxpure.evaluation.bounds import outside
 from jaxpure.evaluation.folder import Stored, open_folder
 from jaxpure.evaluation.identity import VERSION as PROTOCOL
-from jaxpure.evaluation.identity import example_digest, root_key
+from jaxpure.evaluation.identity import about_digest, example_digest, root_key
 from jaxpure.evaluation.result import Result, misplaced
 from jaxpure.evaluation.summary import summarize
 from jaxpure.keys import defense_key, example_key
 from jaxpure.specs import build
 
-VERSION = 1
+VERSION = 2
 MOST_KEYS = 100_000  # looked at by the rule on distinct keys
 
 
@@ -67,14 +67,17 @@ class Rule(NamedTuple):
 
 
 def verify(
-    evaluation: Result | epath.PathLike, reported: Mapping[str, Any] | None = None
+    evaluation: Result | epath.PathLike,
+    reported: Mapping[str, Any] | None = None,
+    undefended: epath.PathLike | None = None,
 ) -> list[Finding]:
     """Checks an evaluation by every rule that its form allows.
 
     Args:
       evaluation: its folder of records, or a result.
-      reported: readings that were told of it, which are computed anew and compared: a
-        mapping whose values hold a "value" under the keys of `reported_readings`.
+      reported: what was told of it, as `evaluation.summary.summarize` has it, which is
+        computed anew and compared: of a folder all of it, of a result what is there.
+      undefended: the folder of the classifier alone, where `reported` tells of that too.
 
     Raises:
       RecordError: the folder holds no evaluation.
@@ -88,7 +91,7 @@ def verify(
         rule = Rule(
             "reported numbers",
             "every reported reading is what the records give",
-            lambda evidence: misreported(evidence, reported),
+            lambda evidence: misreported(evidence, reported, undefended),
         )
         findings.append(_find(rule, evidence))
     return findings
@@ -108,6 +111,11 @@ def _version(stored: Stored) -> Iterable[str]:
     found = stored.identity.parts.get("version")
     if found != str(PROTOCOL):
         yield f"the records are of protocol {found}, and these rules are for {PROTOCOL}"
+
+
+def _protocol(stored: Stored) -> Iterable[str]:
+    if about_digest(stored.about) != stored.identity.parts["about"]:
+        yield "identity.json tells another protocol than the records were made by"
 
 
 def _readable(stored: Stored) -> Iterable[str]:
@@ -241,6 +249,7 @@ RULES: tuple[Rule, ...] = (
         "the records are of the protocol that these rules know",
         _version,
     ),
+    Rule("protocol", "what is told of the protocol is what it was", _protocol),
     Rule("readable", "every line of every part file is a record", _readable),
     Rule("digests", "every record is as it was made, and of this evaluation", _digests),
     Rule("examples", "every stored image and label is what its digest says", _examples),
@@ -296,16 +305,24 @@ RESULT_RULES: tuple[Rule, ...] = (
 )
 
 
-def misreported(evidence: Result | Stored, reported: Mapping[str, Any]) -> Iterable[str]:
+def misreported(
+    evidence: Result | Stored,
+    reported: Mapping[str, Any],
+    undefended: epath.PathLike | None = None,
+) -> Iterable[str]:
     """A sentence for each reported number that the records do not give.
 
     Args:
       evidence: what was evaluated.
       reported: as `evaluation.summary.summarize` has them: a reading is an object with
         "value", "low", "high" and "n".
+      undefended: the folder of the classifier alone, if there is one.
     """
     result = evidence if isinstance(evidence, Result) else evidence.result
-    for name, ours in summarize(result).items():
+    alone = None if undefended is None else open_folder(undefended).result
+    for name, ours in summarize(result, alone).items():
+        if name not in reported and isinstance(evidence, Stored):
+            yield f"{name} is not reported, and is {_brief(ours)}"
         if name in reported and name not in ("warnings", "version"):
             theirs = reported[name]
             if name == "indices":

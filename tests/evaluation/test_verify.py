@@ -13,6 +13,7 @@ from evaluation import toys
 from jaxpure.errors import UserError
 from jaxpure.evaluation import AttackError, lanes, readings, records, result
 from jaxpure.evaluation.folder import open_folder
+from jaxpure.evaluation.identity import about_digest
 from jaxpure.evaluation.judging import judge_more, rejudge
 from jaxpure.evaluation.summary import summarize
 from jaxpure.evaluation.verify import RULES, compatible, verify
@@ -140,6 +141,44 @@ def test_numbers_that_the_records_do_not_give_are_found(finished, copy):
     assert finding.rule == "reported numbers"
     assert "robust_accuracy is reported as" in finding.problems[0]
     assert failing(verify(finished[1], {"policy": "fresh"})) == {"reported numbers"}
+    assert failing(verify(copy, {})) == {"reported numbers"}  # of a run all is told
+
+
+def test_numbers_of_the_classifier_alone_are_computed_too(finished, copy):
+    told = summarize(finished[1], finished[1])
+    assert failing(verify(copy, told, copy)) == set()
+    told["robust_accuracy_undefended"]["value"] = 0.0
+    (finding,) = [f for f in verify(copy, told, copy) if not f.ok]
+    assert "robust_accuracy_undefended is reported as 0" in finding.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ball_spec", "linf(0.4)"), ("judging_keys", 2), ("policy", "fresh"), ("key", [0, 1])],
+)
+def test_no_other_protocol_is_told(copy, name, value):
+    """Rows made at one eps are not reported at another, whatever else is changed along."""
+    path = copy / records.IDENTITY
+    content = json.loads(path.read_text())
+    assert content["about"][name] != value
+    content["about"][name] = value
+    path.write_text(json.dumps(content))
+    assert "protocol" in failing(verify(copy))
+    content["parts"]["about"] = about_digest(content["about"])
+    path.write_text(json.dumps(content))
+    assert "digests" in failing(verify(copy))
+
+
+def test_altered_rows_make_no_result(copy):
+    change(copy, JUDGED, set_to(logits=np.zeros((3, 5), np.float32)), whole=False)
+    with pytest.raises(records.RecordError, match="was altered after it was made"):
+        _ = open_folder(copy).result
+
+
+def test_images_outside_the_ball_make_no_result(copy):
+    change(copy, ATTACKED, brighten)
+    with pytest.raises(AttackError, match="the image that is kept for example"):
+        _ = open_folder(copy).result
 
 
 # A saved result.
@@ -153,10 +192,14 @@ def test_a_saved_result_is_the_same_and_its_alterations_are_refused(finished, tm
     assert again.about == found.about
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
-    arrays["logits"] = arrays["logits"] + 1
-    np.savez(path, **arrays)
-    with pytest.raises(result.ResultError, match="altered after it was saved"):
-        result.load(path)
+    about = json.loads(str(arrays["about"])) | {"ball_spec": "linf(0.4)"}
+    for altered in (
+        {"logits": arrays["logits"] + 1},
+        {"about": np.array(json.dumps(about))},
+    ):
+        np.savez(path, **(arrays | altered))
+        with pytest.raises(result.ResultError, match="altered after it was saved"):
+            result.load(path)
     moved = dataclasses.replace(found, images=found.images + np.float32(0.5))
     moved.save(path)
     with pytest.raises(AttackError, match="outside L-inf"):

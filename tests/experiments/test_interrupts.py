@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from experiments.interrupts import GOES_ON
 from tests.experiments.commands import TINY, start
 
 LATEST = 10.0  # seconds in which a busy machine may end a process
@@ -23,7 +24,7 @@ def interrupted(workdir, signum, after: float) -> None:
     if process.returncode == 0 and "report.html" in output:
         return  # it ended by itself in that moment
     assert process.returncode == 130, (after, output)
-    assert "interrupted" in output and "Traceback" not in output
+    assert f"interrupted; {GOES_ON}" in output and "Traceback" not in output
     assert time.monotonic() - sent < LATEST
 
 

@@ -1,5 +1,6 @@
 """Training, end to end: kill and resume, what it leaves, and that a run takes it."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,9 +10,14 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import load_file
 
+from experiments import config as configs
 from experiments import train
+from experiments.build import load_data
+from jaxpure import weights
+from jaxpure.errors import UserError
 from tests.experiments.commands import TINY, error_line, run, start
 
 SHORT = ("--config.num_steps=300", "--config.checkpoint_seconds=0")
@@ -89,3 +95,31 @@ def test_one_process_trains_in_a_folder(tmp_path, capsys):
     with mock.patch.object(train, "train") as trained:
         assert train.command(command) == 0
     assert trained.call_count == 1 and not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"data": configs.DataConfig("digits", "train", 31)}, "config and training data"),
+        ({"label_smoothing": 0.1}, "config"),
+    ],
+)
+def test_a_state_of_another_training_is_refused(tmp_path, changes, differs):
+    """Though its shapes fit, and nothing else in the folder says whose it is."""
+    config = dataclasses.replace(
+        configs.by_name("digits_classifier", configs.TrainConfig),
+        data=configs.DataConfig("digits", "train", 32),
+    )
+    digits = load_data(config.data, "train")
+    run = train._Run(config, "x", None, digits, digits, epath.Path(tmp_path), None)
+    saved = epath.Path(tmp_path) / "state.safetensors"
+    weights.save_tree(saved, {"w": np.zeros(3)}, run.stamp)
+    train._check_belongs(run, saved)
+    other = dataclasses.replace(config, **changes)
+    dataset = load_data(other.data, "train")
+    theirs = dataclasses.replace(run, config=other, dataset=dataset)
+    with pytest.raises(UserError, match=rf"another training \(they differ in {differs}\)"):
+        train._check_belongs(theirs, saved)
+    weights.save_tree(saved, {"w": np.zeros(3)}, {})
+    with pytest.raises(UserError, match="another training"):
+        train._check_belongs(run, saved)

@@ -50,11 +50,28 @@ def test_a_changed_image_is_named_and_nothing_is_done(pictures, tmp_path, capsys
 
     changed = pictures / "class3" / "0.png"
     pixels = np.asarray(Image.open(changed)).copy()
-    pixels[16, 16] ^= 128  # the border is cropped away
-    Image.fromarray(pixels).save(changed)
+    flipped = np.zeros_like(pixels)
+    flipped[16, 16] = 128  # the border is cropped away
+    Image.fromarray(pixels ^ flipped).save(changed)
     capsys.readouterr()
     with mock.patch.object(lanes, "judge", side_effect=AssertionError("work was begun")):
         assert run.command(command) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: ") and "example 3" in line and "another folder" in line
     assert before == {path: path.read_bytes() for path in workdir.rglob("*.json*")}
+
+    # Without its config.json the folder is no other config's, and is its own again.
+    (workdir / "config.json").unlink()
+    (workdir / "summary.json").write_text("{}")  # of whatever run
+    Image.fromarray(pixels).save(changed)
+    other = [*command, "--config.seed=5"]
+    with mock.patch.object(lanes, "judge", side_effect=AssertionError("work was begun")):
+        assert run.command(other) == 2
+    assert "they differ in" in capsys.readouterr().err
+    assert not (workdir / "config.json").exists()
+    with (
+        mock.patch.object(run.cost, "announce"),
+        mock.patch.object(lanes, "judge", side_effect=KilledError),
+        pytest.raises(KilledError),  # it came to the work
+    ):
+        run.command(command)
