@@ -3,10 +3,11 @@
 The attack's step and the purifier in it are compiled for one chip of the slice. XLA counts
 the body of a loop once, so that a reverse chain of n evaluations counts as one; the other
 n - 1 are what the purifier counts alone, forward, or with its derivative where the attack
-differentiates through it. Seconds are at the chip's published peaks: the least that it
-can take, and how near a run comes to that is not known from here.
+differentiates through it. Seconds are at the chip's published peaks, and how near a run
+comes to these is not known from here. The attack on the classifier alone is not counted.
 """
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -18,9 +19,8 @@ from experiments import tpu_cost
 from experiments.build import Experiment
 from experiments.cost import duration
 from experiments.tpu_cost import Chip, Cost
-from jaxpure.attacks.cascade import Stage
 from jaxpure.errors import UserError
-from jaxpure.evaluation import Setup, lanes
+from jaxpure.evaluation import lanes
 
 HERE = "here"
 SLICE = re.compile(r"(?P<chip>\w+)(:(?P<shape>\d+(x\d+)*))?")
@@ -50,7 +50,7 @@ def chips_in(name: str) -> int:
 
 
 def announce(built: Experiment, name: str) -> float:
-    """Says what a run would cost on a slice; the seconds that it takes there at least.
+    """Says what a run would cost on a slice; the seconds at the chips' peaks.
 
     Raises:
       UserError: libtpu is not installed, or the batch does not fit a chip's memory.
@@ -63,10 +63,11 @@ def announce(built: Experiment, name: str) -> float:
         )
     shape = (built.config.batch_size, *built.dataset.image_shape)
     n, keys = len(built.dataset), built.config.judging_keys
+    at_once = built.config.draws_at_once
     batches = math.ceil(n / (count * shape[0]))
     print(
         f"{n} images, {shape[0]} at once on each of {count} x {name.partition(':')[0]}, in "
-        f"{batches} batches; at the chips' published peaks, so at least:",
+        f"{batches} batches; times are at the chips' published peaks:",
         flush=True,
     )
     purify = _compiled(chip, _purify, setup.defense, *_batch(shape))
@@ -78,10 +79,14 @@ def announce(built: Experiment, name: str) -> float:
     judging = 2 * keys * batches * evaluations * purify.seconds
     total, peak = judging, purify.peak_bytes
     for stage in setup.stages:
-        step = _compiled(chip, lanes.advance_on(_mesh(chip)), *_step(stage, setup, shape))
-        budget, draws = stage.budget, max(stage.objective.gradient_draws, 1)
-        looks = stage.objective.extra_draws * evaluations * purify.seconds
-        each = draws * (step.seconds + (in_attack - 1) * chain.seconds) + looks
+        objective = dataclasses.replace(stage.objective, draws_at_once=at_once)
+        search = (stage.attack, objective, setup.ball)
+        step = _compiled(chip, lanes.advance_on(_mesh(chip)), *_step(search, shape))
+        budget, draws = stage.budget, max(objective.gradient_draws, 1)
+        counted = min(at_once, draws)  # draws that the step counts, the rest is a loop
+        looks = objective.extra_draws * evaluations * purify.seconds
+        each = math.ceil(draws / counted) * step.seconds
+        each += draws * (in_attack - 1) * chain.seconds + looks
         seconds = batches * int(budget.calls) * each
         print(
             f"{stage.name}: at most {int(budget.calls)} steps of {1e3 * each:.1f} ms a "
@@ -114,7 +119,15 @@ def _differentiate(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
 
 def _compiled(chip: Chip, function: Any, *arguments: Any) -> Cost:
     where = tpu_cost.device(chip)
-    compiled, _ = tpu_cost.compiled_for(where, function, *arguments)
+    try:
+        compiled, _ = tpu_cost.compiled_for(where, function, *arguments)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"a program of the run does not fit a chip of {chip.memory / 1e9:.0f} GB: "
+            "choose a smaller config.batch_size"
+        ) from error
     return tpu_cost.cost(compiled, chip)
 
 
@@ -122,9 +135,8 @@ def _mesh(chip: Chip) -> jax.sharding.Mesh:
     return lanes.local_mesh([tpu_cost.device(chip)])
 
 
-def _step(stage: Stage, setup: Setup, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """Arguments of the engine's step, in shapes."""
-    search = (stage.attack, stage.objective, setup.ball)
+def _step(search: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Arguments of the engine's step, in shapes; `search` is attack, objective and ball."""
     root, number = _key(), jax.ShapeDtypeStruct((), jnp.int32)
     label = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -122,8 +122,15 @@ def _write_results(
 def lanes_of(built: Experiment, workdir: epath.Path | None) -> lanes.Lanes:
     """What runs side by side: as the config says, or as the workdir was begun."""
     config, folder = built.config, workdir and workdir / "records" / "defended"
-    side_by_side = config.batch_size, config.draws_at_once
-    return fitting.lanes_of(*side_by_side, built.setup, built.dataset, built.root, folder)
+    return fitting.lanes_of(
+        config.batch_size,
+        config.draws_at_once,
+        built.setup,
+        built.dataset,
+        built.root,
+        folder,
+        share=-(-len(built.dataset) // processes.ours().count),
+    )
 
 
 def claim_records(built: Experiment, where: lanes.Lanes, workdir: epath.Path) -> None:
@@ -254,8 +261,8 @@ def main(arguments: Arguments, config: configs.RunConfig) -> None:
         summary = runs.read(workdir).summary
         print(f"{workdir} is finished:\n{report.verdict(summary)}", flush=True)
         return
+    built = experiment(config, arguments.data_dir)  # what does not fit takes no workdir
     with lock.held(workdir) as ours, siblings.together(workdir, ours) as others:
-        built = experiment(config, arguments.data_dir)
         others.wait_for_claim()
         where = lanes_of(built, workdir)
         if len(share_of_process(built.dataset)):

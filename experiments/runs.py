@@ -189,8 +189,11 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def canonical(values: dict[str, Any], kind: type) -> dict[str, Any]:
-    """A config's fields in one form for all spellings, wherever the data is."""
-    found = dict(values)
+    """A config's fields in one form for all spellings, wherever the data is.
+
+    Fields that did not exist when it was written have their defaults.
+    """
+    found = configs.as_dict(kind()) | values
     for field in dataclasses.fields(kind):
         if "spec" in field.metadata and field.name in found:
             found[field.name] = things.canonical(field.metadata["spec"], found[field.name])

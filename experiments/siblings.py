@@ -59,7 +59,12 @@ def begin(arguments: Arguments) -> None:
         )
     if count is not None and not index < count:
         raise ArgumentError(f"--process_id={index}, expected 0 to {count - 1}, of {count}")
-    if at is not None or (arguments.distributed and count is None):
+    if arguments.distributed and count is not None and at is None:
+        raise ArgumentError(
+            "--distributed finds the processes by itself; leave out --num_processes and "
+            "--process_id, or give --coordinator=HOST:PORT too"
+        )
+    if at is not None or arguments.distributed:
         _start_runtime(at, count, index)
     if count is not None:
         processes.say(index, count)
@@ -169,6 +174,10 @@ class Siblings:
         if self.watched:
             self.ours.write(word)
 
+    def _say_at_last(self, word: str) -> None:
+        with contextlib.suppress(Exception):
+            self.ours.write(word)
+
     def _wait(self, until: Callable[[], bool]) -> None:
         """Waits; the watching thread ends the process where that is in vain."""
         while not until():
@@ -176,10 +185,14 @@ class Siblings:
 
     def _end(self, sentence: str) -> None:
         """Says so, here and in the lock, and ends, whatever the main thread is doing."""
-        with contextlib.suppress(Exception):  # a bucket may be what is out of reach
-            self.ours.write(f"{ENDED} {sentence}")
         with contextlib.suppress(OSError):
             os.write(2, f"\nerror: {sentence}\n".encode())
+        # A bucket may be what is out of reach: it is not waited for.
+        word = threading.Thread(
+            target=self._say_at_last, args=(f"{ENDED} {sentence}",), daemon=True
+        )
+        word.start()
+        word.join(2 * LOOK_SECONDS)
         if jax.distributed.is_initialized():  # it takes the others down with process 0
             time.sleep(2 * LOOK_SECONDS)
         os._exit(EXIT_CODE)

@@ -8,6 +8,7 @@ from experiments import config as configs
 from experiments import versions
 from experiments.build import Experiment
 from jaxpure.evaluation import Result, processes
+from jaxpure.evaluation.identity import matmul_precision
 from jaxpure.evaluation.summary import summarize as summarize_result
 
 
@@ -27,7 +28,7 @@ def summarize(
         "images_per_second": len(experiment.dataset) / seconds if seconds else None,
         "num_devices": jax.local_device_count() * processes.ours().count,
         "device_kind": jax.devices()[0].device_kind,
-        "matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default",
+        "matmul_precision": matmul_precision(),
         "versions": versions.packages(),
         "git": versions.git_commit(),
     }

@@ -1,7 +1,7 @@
 """How fast a training goes: images a second, and beside what its devices can do.
 
-The measure of a device is a product of two square float32 matrices, at the precision that
-JAX takes by default. A training that needs S seconds for work that such products would do
+The measure of a device is a product of two square matrices, in the dtype that the training
+computes in. A training that needs S seconds for work that such products would do
 in s has a share of s / S.
 """
 
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from jaxpure.files import write_atomically
@@ -66,11 +65,11 @@ def save(workdir: epath.Path, pace: Pace) -> None:
     write_atomically(workdir / FILE, (json.dumps(pace._asdict()) + "\n").encode())
 
 
-def matmul_rate(mesh: jax.sharding.Mesh) -> float:
+def matmul_rate(mesh: jax.sharding.Mesh, dtype: str) -> float:
     """FLOP/s of products of 2048 x 2048 matrices, on all devices of a mesh at once."""
     sharding = jax.sharding.NamedSharding(mesh, jax.P(*mesh.axis_names))
     shape = (mesh.size, SIDE, SIDE)
-    a = jax.device_put(np.ones(shape, np.float32), sharding)
+    a = jax.device_put(jnp.ones(shape, dtype), sharding)
     product = jax.jit(jnp.matmul)
     product(a, a).block_until_ready()
     count, seconds = 0, 0.0
@@ -84,12 +83,12 @@ def matmul_rate(mesh: jax.sharding.Mesh) -> float:
     return count * mesh.size * 2 * SIDE**3 / seconds
 
 
-def flops(step: Any, *args: Any, devices: int) -> float | None:
+def flops(step: Any, *args: Any) -> float | None:
     """FLOPs of a jitted program on all devices, as XLA counts them; None where it does not.
 
-    XLA counts the body of a loop once. The program is compiled, and not again when it is
-    called with such arguments.
+    XLA counts the body of a loop once, and on a CPU a convolution's derivative is one. So
+    what is counted is the program as it is written for a GPU, which is not compiled.
     """
-    cost = step.lower(*args).compile().cost_analysis() or {}
-    found = cost.get("flops", 0.0)
-    return devices * found if found > 0 else None
+    lowered = step.trace(*args).lower(lowering_platforms=("cuda",))
+    found = (lowered.cost_analysis() or {}).get("flops", 0.0)
+    return found if found > 0 else None

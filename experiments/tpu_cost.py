@@ -6,11 +6,10 @@ takes is not measured: it is what the chip's published peaks allow, from Google 
 pages on TPU v5e, v5p and v6e (cloud.google.com/tpu/docs).
 
 Two things to know of the counts. The body of a loop counts once, however often it runs. And
-peaks are bfloat16's: float32 is multiplied so as well, under JAX's default precision.
+peaks are bfloat16's: float32 at full precision takes several passes, and so longer.
 """
 
 import functools
-import getpass
 import importlib.util
 import os
 import sys
@@ -25,8 +24,6 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from jaxpure.errors import UserError, check_in
-
-LOCK = Path(tempfile.gettempdir()) / f"jaxpure-tpu-{getpass.getuser()}.lock"
 
 # libtpu asks a cloud's metadata server where it is, unless it is told.
 ENVIRONMENT = {
@@ -155,7 +152,7 @@ def cost(compiled: jax.stages.Compiled, chip: Chip) -> Cost:
     """What a compiled program costs a chip, at its peaks."""
     counts: Any = compiled.cost_analysis()
     sizes: Any = compiled.memory_analysis()
-    flop, bytes_moved = counts["flops"], counts["bytes accessed"]
+    flop, bytes_moved = (counts.get(name, 0.0) for name in ("flops", "bytes accessed"))
     code = sizes.generated_code_size_in_bytes
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     peak = sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes + code
@@ -169,7 +166,8 @@ def _wait_for_turn() -> Any:
     """Holds this user's lock until the process ends: libtpu serves one at a time."""
     import fcntl  # Windows has neither it nor libtpu
 
-    file = LOCK.open("w")
+    path = Path(tempfile.gettempdir()) / f"jaxpure-tpu-{os.getuid()}.lock"
+    file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -193,7 +193,7 @@ def _loop(
     key = jax.random.key(config.seed)
     first = int(state.step)
     kept = _kept_steps(config)
-    rate, costs = throughput.matmul_rate(run.mesh), {}
+    rate, costs = throughput.matmul_rate(run.mesh, config.compute_dtype), {}
     log = training_log.TrainingLog(
         run.workdir, config.batch_size, events.begin(run.workdir), first
     )
@@ -244,9 +244,10 @@ def _flops(run: _Run, step: Any, *args: Any) -> float | None:
     XLA counts the body of a loop once: PGD's steps are one, as are the parts of an
     accumulated batch.
     """
+    step.lower(*args).compile()  # aside, and not again when the step is made
     if run.config.adversarial_eps_255:
         return None
-    found = throughput.flops(step, *args, devices=run.mesh.size)
+    found = throughput.flops(step, *args)
     return None if found is None else run.config.accumulation * found
 
 

@@ -5,9 +5,8 @@ keeps its traceback.
 """
 
 import difflib
+import sys
 from collections.abc import Iterable
-
-from jax.core import Tracer
 
 
 class UserError(ValueError):
@@ -49,7 +48,7 @@ def check_range(
       **options: values by name.
     """
     for name, value in options.items():
-        if isinstance(value, Tracer):
+        if _is_traced(value):
             continue  # checked where it was a number
         low = value > least if above else value >= least
         if not (low and value <= most and value < float("inf")):
@@ -58,3 +57,9 @@ def check_range(
             raise UserError(
                 f"{name}={value!r}, expected a finite number {low_text}{high_text}"
             )
+
+
+def _is_traced(value: object) -> bool:
+    """Whether it is one of JAX's tracers; where JAX was never imported, nothing is."""
+    core = sys.modules.get("jax.core")
+    return core is not None and isinstance(value, core.Tracer)

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -113,3 +114,12 @@ def test_the_classifier_is_the_same_in_both_frameworks(tmp_path):
     from benchmarks import attacks_shared
 
     assert attacks_shared.ready(str(tmp_path))["differ"] < 1e-4
+
+
+def test_what_runs_pytorch_is_free_of_jax():
+    """So that the memory of its processes is its own."""
+    code = "import sys, benchmarks.worker, benchmarks.works; print('jax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

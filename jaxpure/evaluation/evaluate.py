@@ -91,6 +91,11 @@ def evaluate(
         judging_keys=judging_keys,
     )
     check_fit(setup, examples)
+    if batch_size == "auto" and processes.ours().count > 1:
+        raise UserError(
+            "batch_size='auto' is found by each process for itself, and several share an "
+            "evaluation: give the same number to all"
+        )
 
     def run_in(path: epath.Path) -> Result:
         where = lanes_of(batch_size, draws_at_once, setup, examples, key, path, mesh)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxpure.data import Dataset
 from jaxpure.errors import UserError
-from jaxpure.evaluation import lanes, records
+from jaxpure.evaluation import lanes, processes, records
 from jaxpure.evaluation.setup import Setup
 
 BatchSize = int | Literal["auto"]
@@ -34,6 +34,7 @@ def lanes_of(
     key: Any,
     folder: epath.Path | None = None,
     mesh: Mesh | None = None,
+    share: int | None = None,
 ) -> lanes.Lanes:
     """The lanes of an evaluation; "auto" is what `folder` was begun with, or found now.
 
@@ -45,6 +46,7 @@ def lanes_of(
       key: the root key.
       folder: of the records, if there is one; it may not exist yet.
       mesh: the devices; by default all of this host's.
+      share: examples of one process, where several share them; by default all.
 
     Raises:
       UserError: not one image fits, or a number is none.
@@ -61,12 +63,15 @@ def lanes_of(
 
     def planned(images: int) -> int:
         where = lanes.Lanes(mesh, images, draws_at_once)
-        return max(
+        judging = setup.defense, setup.policy, examples, setup.judging_keys
+        attacks = (
             lanes.planned_memory(where, stage, setup.ball, examples)
             for stage in setup.stages
         )
+        return max(lanes.planned_judging(where, *judging), *attacks)
 
-    device, most = mesh.devices.flat[0], -(-len(dataset) // mesh.size)
+    share = len(dataset) if share is None else share
+    device, most = mesh.devices.flat[0], -(-share // mesh.size)
     held = device_memory(device)
     found = largest(planned, int(USABLE * held), most)
     if not found:
@@ -93,8 +98,13 @@ def largest(planned: Any, limit: int, most: int) -> int:
     if more == few:
         return few
     second = planned(more)
+    while second > limit and more > few + 1:
+        more -= 1
+        second = planned(more)
     if second > limit:
         return few
+    if more < min(SAMPLES[1], most):
+        return more
     each = max((second - first) / (more - few), 1)
     tried = min(most, more + int((limit - second) / each))
     while tried > more and (size := planned(tried)) > limit:
@@ -107,7 +117,8 @@ def device_memory(device: Any) -> int:
     told = device.memory_stats() or {}
     if "bytes_limit" in told:
         return int(told["bytes_limit"])
-    return _free_memory() // len(jax.local_devices(backend=device.platform))
+    shared_by = len(jax.local_devices(backend=device.platform)) * processes.ours().count
+    return _free_memory() // shared_by
 
 
 def _free_memory() -> int:
@@ -117,7 +128,11 @@ def _free_memory() -> int:
         lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
         free = 1024 * int(lines["MemAvailable"].split()[0])
     try:
-        allowed, used = ((CGROUP / f"memory.{n}").read_text() for n in ("max", "current"))
-        return min(free, max(int(allowed) - int(used), 0))
+        allowed, used = (
+            int((CGROUP / f"memory.{n}").read_text()) for n in ("max", "current")
+        )
+        stat = (CGROUP / "memory.stat").read_text().splitlines()
+        cached = int(dict(line.split() for line in stat).get("inactive_file", 0))
+        return min(free, max(allowed - used + cached, 0))
     except (OSError, ValueError):  # no container, or one without a limit
         return free

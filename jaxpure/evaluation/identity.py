@@ -20,7 +20,7 @@ import numpy as np
 from jaxpure.keys import Key
 from jaxpure.pytrees import is_key
 
-VERSION = 2  # of the protocol: what records mean, and under which keys they were made
+VERSION = 3  # of the protocol: what records mean, and under which keys they were made
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def describe(setup: Any, key: Key, where: Any) -> dict[str, Any]:
         **setup.about,
         "batch_size": where.batch_size,
         "draws_at_once": where.draws_at_once,
+        "matmul_precision": matmul_precision(),
         "key": [int(word) for word in np.asarray(data).ravel()],
         "key_impl": str(jax.random.key_impl(key)),
         "replays_all": setup.policy.replays_all,
@@ -101,6 +102,13 @@ def describe(setup: Any, key: Key, where: Any) -> dict[str, Any]:
             for stage in setup.stages
         ],
     }
+
+
+def matmul_precision() -> str:
+    """At what precision float32 matrices are multiplied, as JAX is set."""
+    if jax.default_backend() == "cpu":
+        return "float32"  # whatever is asked for
+    return jax.config.values["jax_default_matmul_precision"] or "default"
 
 
 def about_digest(about: Mapping[str, Any]) -> str:

@@ -112,11 +112,14 @@ def advance_on(mesh: Mesh):
     """The jitted program that moves all slots on.
 
     `(attack, objective, ball, budget, slots, steps) -> slots`: so many steps of each attack
-    that is under way and has not spent its budget.
+    that is under way and has not spent its budget, or fewer where all have ended.
     """
 
+    def goes_on(slots: Slots, budget: jax.Array) -> jax.Array:
+        return slots.active & ~slots.state.progress.done & (slots.calls < budget)
+
     def one(attack, objective, ball, budget, slot: Slots) -> Slots:
-        going = slot.active & ~slot.state.progress.done & (slot.calls < budget)
+        going = goes_on(slot, budget)
         stepped = attack.step(objective, ball, slot.state)
         state = choose(going, stepped, slot.state)
         return slot._replace(state=state, calls=slot.calls + going)
@@ -124,7 +127,13 @@ def advance_on(mesh: Mesh):
     def local(attack, objective, ball, budget, slots: Slots, steps: jax.Array) -> Slots:
         batch = jax.vmap(one, (None, None, None, None, 0))
         advance = partial(batch, attack, objective, ball, budget)
-        return jax.lax.fori_loop(0, steps, lambda _, s: advance(s), slots)
+
+        def wanted(carry):
+            count, slots = carry
+            return (count < steps) & jnp.any(goes_on(slots, budget))
+
+        first = jnp.zeros((), jnp.int32), slots
+        return jax.lax.while_loop(wanted, lambda c: (c[0] + 1, advance(c[1])), first)[1]
 
     return jax.jit(
         jax.shard_map(
@@ -242,7 +251,7 @@ def attack(
     while queue or occupied.any():
         slots, occupied = crew.refill(slots, occupied, queue)
         pace.begin()
-        slots = crew.advance(slots, pace.steps)
+        slots = crew.advance(slots, min(pace.steps, crew.calls))
         yield rows  # what the last call finished is written down while this one works
         done = crew.finished(slots) & occupied
         pace.end()
@@ -262,6 +271,28 @@ def attack(
 def planned_memory(lanes: Lanes, stage: Stage, ball: Any, examples: Examples) -> int:
     """Bytes that a step of a full batch of attacks takes on each device, by XLA's plan."""
     return _Crew(lanes, stage, ball, examples).planned_memory()
+
+
+def planned_judging(
+    lanes: Lanes, defense: Any, policy: Policy, examples: Examples, keys: int
+) -> int:
+    """Bytes that judging a full batch takes on each device, by XLA's plan."""
+    shape = (lanes.slots, *examples.images.shape[1:])
+    index = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    call = _judge(lanes.mesh, policy, keys, lanes.draws_at_once)
+    return _planned(call.lower(defense, examples.root, index, x))
+
+
+def _planned(lowered: Any) -> int:
+    """Bytes of a program on each device: arguments, results, and all between."""
+    plan = lowered.compile().memory_analysis()
+    return (
+        plan.argument_size_in_bytes
+        + plan.output_size_in_bytes
+        + plan.temp_size_in_bytes
+        - plan.alias_size_in_bytes
+    )
 
 
 def seconds_per_step(
@@ -300,14 +331,7 @@ class _Crew:
         """Bytes of the compiled `advance` on each device: arguments, results, the rest."""
         step = jnp.int32(1)
         advance = advance_on(self.lanes.mesh)
-        lowered = advance.lower(*self.search, step, self._shapes(), step)
-        plan = lowered.compile().memory_analysis()
-        return (
-            plan.argument_size_in_bytes
-            + plan.output_size_in_bytes
-            + plan.temp_size_in_bytes
-            - plan.alias_size_in_bytes
-        )
+        return _planned(advance.lower(*self.search, step, self._shapes(), step))
 
     def finished(self, slots: Slots) -> np.ndarray:
         """Slots whose attack is done, or has spent its budget."""

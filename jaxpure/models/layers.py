@@ -183,7 +183,8 @@ def conv2d_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Of the nine pixels under the kernel only two by two differ, and which of its taps fall
     on the same pixel depends on whether row and column of the result are even or odd: four
-    2x2 convolutions of `x` itself, at 4/9 of the cost.
+    2x2 convolutions of `x` itself, at 4/9 of the cost. Taps are added up in the kernel's
+    dtype, and the convolutions are in that of `x`.
     """
 
     def merged(taps: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -194,7 +195,7 @@ def conv2d_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     def column(rows: jax.Array, above: tuple[int, int]) -> jax.Array:
         kernels = merged(rows.swapaxes(0, 1))
         both = [
-            conv2d(x, taps.swapaxes(0, 1), padding=(above, aside))
+            conv2d(x, taps.swapaxes(0, 1).astype(x.dtype), padding=(above, aside))
             for taps, aside in zip(kernels, BESIDE, strict=True)
         ]
         return jnp.stack(both, -2)  # (..., H, W, 2, D)
@@ -244,7 +245,9 @@ class Conv(nnx.Module):
 
     def of_upsampled(self, x: jax.Array) -> jax.Array:
         """The same, for a 3x3 kernel, of `x` upsampled by two."""
-        return self._plus_bias(conv2d_of_upsampled(x, self.kernel[...].astype(x.dtype)))
+        if self.kernel.shape[:2] != (3, 3) or (self.stride, self.padding) != (1, SAME_3X3):
+            raise ValueError("of_upsampled is for 3x3 kernels, stride 1 and padding of 1")
+        return self._plus_bias(conv2d_of_upsampled(x, self.kernel[...]))
 
     def _plus_bias(self, y: jax.Array) -> jax.Array:
         return y if self.bias is None else _add_last(y, self.bias[...])
@@ -443,7 +446,7 @@ def mean_over_pixels(x: jax.Array) -> jax.Array:
 
 
 def _is_narrow(x: jax.Array) -> bool:
-    """Whether it is narrower than float32, whose results are kept to the bit."""
+    """Whether it is narrower than float32: records are of float32, and speed of these."""
     return x.dtype.itemsize < 4
 
 

@@ -63,12 +63,23 @@ def test_cost_is_that_of_the_parts_times_how_often_they_run(priced, capsys):
     drawn = {"attack.eot_samples": "3", "policy": "fresh"}
     # Of each draw a gradient, and a look of 2 evaluations to choose an iterate by.
     assert told("v5e", priced, **drawn) == judging + steps * 3 * (100 + 1 + 2)
+    two = told("v5e", priced, **drawn, draws_at_once="2")  # two draws, and one, in two goes
+    assert two == judging + steps * (2 * 100 + 3 * (1 + 2))
 
 
 def test_a_batch_that_does_not_fit_is_told(priced):
     priced.setattr(dry_run, "_compiled", lambda *_: costing(1.0, peak_bytes=int(17e9)))
     with pytest.raises(UserError, match=r"batch_size=4 takes 17.0 GB .* has 16"):
         told("v5e", priced)
+
+
+def test_a_program_that_the_compiler_cannot_place_is_told(monkeypatch):
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 20 GB of 16")
+
+    monkeypatch.setattr(tpu_cost, "compiled_for", refuse)
+    with pytest.raises(UserError, match="does not fit a chip of 16 GB"):
+        told("v5e", monkeypatch)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from experiments import training_pictures as shown
 from experiments.arguments import Arguments
 from experiments.training_log import TrainingLog
 from jaxpure import models, weights
+from jaxpure.models.layers import SAME_3X3, conv2d
 from jaxpure.report import curve
 
 COMMON = dict(
@@ -273,8 +274,19 @@ def test_flops_are_those_of_all_devices():
         mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
         sharding = jax.sharding.NamedSharding(mesh, jax.P("data"))
         x = jax.device_put(np.ones((devices, size, size), np.float32), sharding)
-        found = throughput.flops(jax.jit(jnp.matmul), x, x, devices=devices)
+        found = throughput.flops(jax.jit(jnp.matmul), x, x)
         assert found == pytest.approx(devices * 2 * size**3, rel=0.05)
+
+
+def test_flops_of_a_convolutions_derivative_are_all_counted():
+    """On a CPU it is a loop, whose body counts once."""
+    x, kernel = jnp.ones((128, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
+
+    def loss(kernel):
+        return jnp.sum(conv2d(x, kernel, padding=SAME_3X3))
+
+    found = throughput.flops(jax.jit(jax.grad(loss)), kernel)
+    assert found == pytest.approx(2 * 9 * 128 * 16 * 16 * 8 * 8, rel=0.2)
 
 
 def test_pace_adds_up_and_knows_what_it_does_not_know():
