@@ -20,6 +20,7 @@ from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, take
 from jaxpure.data import load as load_data
 from jaxpure.defenses import noise_parts
+from jaxpure.errors import UserError
 from jaxpure.evaluation import lanes, lock, processes, records
 from jaxpure.evaluation.bounds import AttackError, outside
 from jaxpure.evaluation.fitting import BatchSize, lanes_of
