@@ -142,7 +142,7 @@ def test_more_examples_compile_nothing_anew():
 
     before = lanes.advance_on(mesh)._cache_size()
     first = compiled(data.take(dataset, range(5)))
-    assert first[0] == before + 1  # else nothing is seen here
+    assert first[0] > before  # else nothing is seen here
     assert compiled(dataset) == first
 
 
