@@ -36,6 +36,8 @@ SUMMARY_KEYS = {
     "purifications",
     "denoiser_evaluations",
     "images_per_second",
+    "hash",
+    "subject_hash",
 }
 
 
@@ -82,6 +84,7 @@ def test_leaves_everything(replay):
     assert config["config"]["purifier"] == "diffpure(t_star=3)"
     assert config["versions"]["jax"] and config["devices"]
     page = (replay / "report.html").read_text()
+    assert summary["hash"] in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
 
 
