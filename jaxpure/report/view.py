@@ -175,7 +175,7 @@ def _experiment(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
     if not found:  # of an earlier version
         return {"text": "", "value": ""}
     same = [e.name for e in entries if e is not entry and e.summary.get("hash") == found]
-    short = found[:HASH_LETTERS]
+    short = str(found)[:HASH_LETTERS]
     more = {"more": f"as {', '.join(same)}"} if same else {}
     return {"text": short, "value": short, **more}
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -240,12 +241,16 @@ say("title", document.title);
 """
 
 
-def in_browser(tmp_path, text):
+def in_browser(tmp_path, text, act=ACT, options=()):
+    """What the body's data- attributes say in the end, after a script has acted."""
     page = tmp_path / "acted.html"
-    page.write_text(text.replace("</body>", ACT + "</body>"))
-    command = [BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    page.write_text(text.replace("</body>", act + "</body>"))
+    command = [BROWSER, *QUIET, *options, f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run(
-        [*command, f"file://{page}"], capture_output=True, text=True, timeout=120
+        [*command, "--dump-dom", f"file://{page}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return dict(
         re.findall(r'data-(\w+)="([^"]*)"', re.search("<body[^>]*>", done.stdout)[0])
@@ -265,3 +270,32 @@ def test_in_a_browser_it_sorts_filters_and_compares(tmp_path, entries):
     assert "robust accuracy" in found["pair"] and "points" in found["pair"]
     assert "share no image" in found["strangers"]
     assert found["title"] == "4 runs"  # no name has run as a script
+
+
+CLICK = """
+<script>
+addEventListener("load", () => setTimeout(
+  () => document.querySelector(`tr[data-row="ROW"] td.run a`).click(), 100));
+</script>
+"""
+REPORT = """
+<!DOCTYPE html><html><body><script>
+document.body.setAttribute("data-arrived", "NAME");
+document.body.setAttribute("data-address", location.href);
+</script></body></html>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("row", [0, 3])
+def test_in_a_browser_a_click_on_a_run_leads_to_its_report(tmp_path, entries, row):
+    """Also where folder and file are called like a scheme, a query and a fragment."""
+    for number in (0, 3):
+        path = entries[number].report
+        path.parent.mkdir()
+        path.write_text(REPORT.replace("NAME", f"report {number}"))
+    text = written(tmp_path, entries)
+    click = CLICK.replace("ROW", str(row))
+    found = in_browser(tmp_path, text, click, ["--virtual-time-budget=5000"])
+    assert found["arrived"] == f"report {row}"
+    assert unquote(found["address"]) == f"file://{entries[row].report}"
