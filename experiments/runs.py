@@ -20,6 +20,7 @@ from experiments import config as configs
 from experiments import things
 from jaxpure import specs
 from jaxpure.errors import UserError
+from jaxpure.evaluation.identity import example_digest
 from jaxpure.evaluation.statistics import Estimate
 from jaxpure.files import sha256
 
@@ -39,6 +40,7 @@ class Judged:
       labels: `(n,)`.
       clean_logits: `(n, keys, classes)`.
       logits: `(n, keys, classes)`.
+      example_digests: by index; None where the run's files lack the images.
       about: "data" and "policy".
     """
 
@@ -46,6 +48,7 @@ class Judged:
     labels: np.ndarray
     clean_logits: np.ndarray
     logits: np.ndarray
+    example_digests: dict[int, str] | None
     about: dict[str, Any]
 
 
@@ -132,6 +135,7 @@ def judged(run: Run) -> Judged:
         else:
             place = run.folder / "records" / "defended"
             found = [_old_logits(place / stage, index) for stage in ("clean", "judged")]
+        digests = _digests(arrays)
     except FileNotFoundError:
         raise RunError(f"{run.folder} holds no finished run (no adversarial.npz)") from None
     except Exception as error:
@@ -140,7 +144,7 @@ def judged(run: Run) -> Judged:
         ) from error
     about = {"data": run.summary["dataset"], "policy": run.summary["policy"]}
     clean, attacked = found
-    return Judged(index, label, clean, attacked, about)
+    return Judged(index, label, clean, attacked, digests, about)
 
 
 def read_config(folder: epath.Path) -> dict[str, Any]:
@@ -288,6 +292,14 @@ def _old_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _digests(arrays: dict[str, np.ndarray]) -> dict[int, str] | None:
+    """Of each example that adversarial.npz holds, by index, if it holds clean images."""
+    if "clean" not in arrays:
+        return None
+    examples = zip(arrays["index"], arrays["clean"], arrays["label"], strict=True)
+    return {int(i): example_digest(image, int(label)) for i, image, label in examples}
 
 
 def _old_logits(folder: epath.Path, indices: np.ndarray) -> np.ndarray:

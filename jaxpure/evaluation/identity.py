@@ -21,6 +21,7 @@ from jaxpure.keys import Key
 from jaxpure.pytrees import is_key
 
 VERSION = 3  # of the protocol: what records mean, and under which keys they were made
+SUBJECT = ("defense", "ball", "key", "data")  # parts of what is judged, however attacked
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,20 @@ class Identity:
     @cached_property
     def evaluation_hash(self) -> str:
         """Of parts and examples: equal for runs of the same experiment."""
-        examples = json.dumps(sorted(self.examples.items())).encode()
-        return digest_of(self.digest.encode() + examples)
+        return digest_of(self.digest.encode() + self._listed_examples)
+
+    @cached_property
+    def subject_hash(self) -> str:
+        """Of the parts in `SUBJECT` and the examples: equal where only the attack differs.
+
+        The attack with all that is its own: its policy and its gradient rule.
+        """
+        parts = {name: self.parts.get(name) for name in SUBJECT}
+        return digest_of(json.dumps(parts).encode() + self._listed_examples)
+
+    @property
+    def _listed_examples(self) -> bytes:
+        return json.dumps(sorted(self.examples.items())).encode()
 
 
 def identify(setup: Any, key: Key, where: Any, dataset: Any) -> Identity:

@@ -4,7 +4,7 @@ The interval of a gap is Newcombe's, the p-value McNemar's exact one. Of a fresh
 replayed one, in this order, the gap is what masking hid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ class Judged(Protocol):
       labels: `(n,)`.
       clean_logits: `(n, keys, classes)`.
       logits: `(n, keys, classes)` of the adversarial images.
+      example_digests: of each example, by index; None where the images are not known.
       about: what was evaluated; "data" names the set.
     """
 
@@ -33,6 +34,8 @@ class Judged(Protocol):
     def clean_logits(self) -> np.ndarray: ...
     @property
     def logits(self) -> np.ndarray: ...
+    @property
+    def example_digests(self) -> Mapping[int, str] | None: ...
     @property
     def about(self) -> dict[str, Any]: ...
 
@@ -85,7 +88,8 @@ def compare(first: Judged, second: Judged) -> Comparison:
     """Pairs two evaluations: the first's accuracy minus the second's.
 
     Raises:
-      UserError: they share no example, or are not of the same examples.
+      UserError: they share no example, or are not of the same examples: of other sets, or
+        of one whose labels, or images where both know them, were changed in between.
     """
     names = [result.about.get("data", "a data set") for result in (first, second)]
     shared, rows, others = np.intersect1d(
@@ -96,12 +100,17 @@ def compare(first: Judged, second: Judged) -> Comparison:
             f"the two evaluations, of {names[0]} and of {names[1]}, have no example in "
             "common"
         )
-    if names[0] != names[1] or not np.array_equal(
-        first.labels[rows], second.labels[others]
-    ):
+    if names[0] != names[1]:
         raise UserError(
             f"one evaluation is of {names[0]}, the other of {names[1]}: the examples are "
             "not the same"
+        )
+    changed = shared[_differ(first, second, shared, rows, others)]
+    if len(changed):
+        raise UserError(
+            f"example {changed[0]} of {names[0]} ({len(changed)} of {len(shared)} in all) "
+            "is not the same image and label in the two evaluations: the set was changed "
+            "between them; evaluate one of them again"
         )
     found = {}
     for name, read in PAIRED.items():
@@ -110,6 +119,17 @@ def compare(first: Judged, second: Judged) -> Comparison:
             statistics.wilson(a), statistics.wilson(b), statistics.paired_gap(a, b)
         )
     return Comparison(shared, found, (first.about, second.about))
+
+
+def _differ(
+    first: Judged, second: Judged, shared: np.ndarray, rows: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+    """`(n,)` whether each shared example is another one in the second evaluation."""
+    differ = first.labels[rows] != second.labels[others]
+    ours, theirs = first.example_digests, second.example_digests
+    if ours is None or theirs is None:
+        return differ
+    return differ | np.array([ours[int(i)] != theirs[int(i)] for i in shared])
 
 
 def describe(comparison: Comparison, names: tuple[str, str] = ("A", "B")) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxpure.attacks.balls import BALLS, Linf
 from jaxpure.errors import UserError
 from jaxpure.evaluation import readings, statistics
 from jaxpure.evaluation.bounds import AttackError, outside
-from jaxpure.evaluation.identity import arrays_digest, digest_of
+from jaxpure.evaluation.identity import arrays_digest, digest_of, example_digest
 from jaxpure.evaluation.statistics import Estimate
 from jaxpure.files import write_atomically
 from jaxpure.specs import build
@@ -83,6 +84,16 @@ class Result:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def example_digests(self) -> dict[int, str]:
+        """A digest of each example, its clean image and its label, by index."""
+        return {
+            int(index): example_digest(image, int(label))
+            for index, image, label in zip(
+                self.indices, self.clean_images, self.labels, strict=True
+            )
+        }
 
     @property
     def clean(self) -> np.ndarray:

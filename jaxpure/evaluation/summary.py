@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxpure.attacks import BALLS
 from jaxpure.evaluation import readings, statistics
+from jaxpure.evaluation.identity import Identity
 from jaxpure.evaluation.result import Result
 from jaxpure.policy import read_policy
 from jaxpure.specs import build
@@ -60,6 +61,7 @@ def summarize(result: Result, undefended: Result | None = None) -> dict[str, Any
     ball = build(BALLS, about["ball_spec"])
     summary: dict[str, Any] = {"version": VERSION, "dataset": about["data"]}
     summary |= {"num_examples": len(result), "indices": [int(i) for i in result.indices]}
+    summary |= hashes(result)
     if undefended is not None:
         for key, found in zip(UNDEFENDED, _headlines(undefended), strict=True):
             summary[key] = found
@@ -86,6 +88,19 @@ def summarize(result: Result, undefended: Result | None = None) -> dict[str, Any
         "resubmission": resubmission(result),
     }
     return summary | {"warnings": warnings(summary)}
+
+
+def hashes(result: Result) -> dict[str, str]:
+    """By what evaluations are told apart, where the result says of what parts it is.
+
+    "hash" is equal for runs of the same experiment, "subject_hash" for attacks on the same
+    defense and examples.
+    """
+    about = result.about
+    if "hash" not in about or "parts" not in about:
+        return {}
+    subject = Identity(about["parts"], result.example_digests).subject_hash
+    return {"hash": about["hash"], "subject_hash": subject}
 
 
 def stages(result: Result) -> list[dict[str, Any]]:

@@ -179,6 +179,7 @@ def run(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"{dataset}{count_images(summary['num_examples'])} of {data_split(summary)}",
         ),
         ("Indices", ranges(get("indices") or [])),
+        ("Experiment", get("hash")),
         ("Seed", get("seed")),
         ("Time", None if get("seconds") is None else duration(get("seconds", 0.0))),
         ("Images per second", None if speed is None else f"{speed:.3g}"),

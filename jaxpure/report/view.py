@@ -41,6 +41,7 @@ class Entry:
 
 COLUMNS = (
     ("run", "the run; its own report"),
+    ("experiment", "equal letters: the same experiment on the same examples"),
     ("images", "examples and data set"),
     ("defense", "purifier and networks"),
     ("attack", "attack, and the gradient rule that it follows"),
@@ -63,6 +64,7 @@ READINGS = {
     "worst of N": "worst_of_n",
     "clean": "clean_accuracy",
 }
+HASH_LETTERS = 8  # shown of a hash
 FILTERS = ("images", "attack", "ball", "policy")
 
 
@@ -138,6 +140,7 @@ def _row(entry: Entry, entries: Sequence[Entry], base: epath.Path) -> dict[str, 
         "policy": summary["policy"],
     }
     cells = {name: {"text": text, "value": text} for name, text in texts.items()}
+    cells["experiment"] = _experiment(entry, entries)
     readings = {name: summary.get(key) for name, key in READINGS.items()}
     readings["replay"] = _replayed(entry, entries)
     for name, estimate in readings.items():
@@ -157,18 +160,38 @@ def _row(entry: Entry, entries: Sequence[Entry], base: epath.Path) -> dict[str, 
 
 
 def _replayed(entry: Entry, entries: Sequence[Entry]) -> dict[str, Any] | None:
-    """The lowest headline of the runs of the same experiment that know all noise."""
+    """The lowest headline of the runs on the same subject that know all noise."""
     found = [
         other.summary["robust_accuracy"]
         for other in entries
-        if _experiment(other) == _experiment(entry)
-        and words.knowledge(dict(other.summary)) == "all"
+        if _same_subject(other, entry) and words.knowledge(dict(other.summary)) == "all"
     ]
     return min(found, key=lambda estimate: estimate["value"], default=None)
 
 
-def _experiment(entry: Entry) -> tuple[Any, ...]:
-    """What runs must share for their headlines to be of the same thing."""
+def _experiment(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
+    """The hash, and which other runs are of the same experiment."""
+    found = entry.summary.get("hash")
+    if not found:  # of an earlier version
+        return {"text": "", "value": ""}
+    same = [e.name for e in entries if e is not entry and e.summary.get("hash") == found]
+    short = str(found)[:HASH_LETTERS]
+    more = {"more": f"as {', '.join(same)}"} if same else {}
+    return {"text": short, "value": short, **more}
+
+
+def _same_subject(first: Entry, second: Entry) -> bool:
+    """Whether the headlines of two runs are of the same defense, ball, keys and images.
+
+    By their hashes where both summaries have one, else by what they say.
+    """
+    ours, theirs = (entry.summary.get("subject_hash") for entry in (first, second))
+    if ours and theirs:
+        return bool(ours == theirs)
+    return _told_subject(first) == _told_subject(second)
+
+
+def _told_subject(entry: Entry) -> tuple[Any, ...]:
     summary = entry.summary
     shared = (summary.get(name) for name in ("dataset", "norm", "eps", "seed"))
     return entry.defense, tuple(summary.get("indices") or ()), *shared

@@ -141,7 +141,7 @@ def test_more_examples_compile_nothing_anew():
         return lanes.advance_on(mesh)._cache_size(), lanes._enter(mesh)._cache_size()
 
     before = lanes.advance_on(mesh)._cache_size()
-    first = compiled(data.take(dataset, range(5)))
+    first = compiled(data.take(dataset, range(9)))
     assert first[0] > before  # else nothing is seen here
     assert compiled(dataset) == first
 

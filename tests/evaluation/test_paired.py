@@ -51,5 +51,18 @@ def test_other_examples_are_refused():
         compare(one, dataclasses.replace(one, indices=one.indices + 500))
     with pytest.raises(UserError, match="digits, the other of mnist"):
         compare(one, fake_result(SHAPE, data="mnist"))
-    with pytest.raises(UserError, match="not the same"):
+    with pytest.raises(
+        UserError, match=r"example 100 of digits \(30 of 30 .* not the same"
+    ):
         compare(one, dataclasses.replace(one, labels=(one.labels + 1) % 10))
+
+
+def test_other_images_under_the_same_name_and_labels_are_refused():
+    one = fake_result(SHAPE)
+    images = one.clean_images.copy()
+    images[[7, 20], 0, 0] += np.float32(1e-6)
+    other = dataclasses.replace(one, clean_images=images)
+    with pytest.raises(UserError, match=r"example 107 of digits \(2 of 30 .* not the same"):
+        compare(one, other)
+    before = some(other, np.arange(7))  # those of them that are as they were
+    assert len(compare(one, before).indices) == 7

@@ -51,6 +51,18 @@ def test_without_an_undefended_evaluation_nothing_is_said_of_it():
     assert not [key for key in summary if "undefended" in key]
 
 
+def test_hashes_tell_experiments_apart_and_what_they_attack():
+    parts = {"defense": "d", "ball": "b", "key": "k", "data": "digits", "policy": "replay"}
+    one = fake_result(SHAPE, hash="ab12", parts=parts)
+    fresh = fake_result(SHAPE, hash="cd34", parts={**parts, "policy": "fresh"})
+    weaker = fake_result(SHAPE, hash="ef56", parts={**parts, "defense": "e"})
+    changed = dataclasses.replace(one, clean_images=one.clean_images / 2)
+    assert summarize(one)["hash"] == "ab12"
+    subjects = [summarize(each)["subject_hash"] for each in (one, fresh, weaker, changed)]
+    assert subjects[0] == subjects[1] and len(set(subjects)) == 3
+    assert "hash" not in summarize(fake_result(SHAPE))  # it does not say of what parts
+
+
 def test_what_was_spent_is_the_looks_of_the_attack_and_the_judging():
     defended = fake_result(SHAPE, denoiser_evaluations=3, attack_denoiser_evaluations=5)
     looks, judged = int(defended.gradient_evaluations.sum()), 2 * 30 * 4

@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 from evaluation import toys
 
+from jaxpure import keys
 from jaxpure.errors import UserError
 from jaxpure.evaluation import AttackError, lanes, readings, records, result
 from jaxpure.evaluation.folder import open_folder
@@ -51,7 +52,9 @@ def change(folder, place, alter, whole=True):
 
 
 def test_what_was_made_passes_every_rule_from_its_files_alone(finished, copy):
-    findings = verify(copy, summarize(finished[1]))
+    told = summarize(finished[1])
+    assert told["hash"] == finished[1].about["hash"]
+    findings = verify(copy, told)
     assert failing(findings) == set(), [str(f) for f in findings]
     assert [finding.rule for finding in findings][:-1] == [rule.name for rule in RULES]
     stored = open_folder(copy)
@@ -126,7 +129,32 @@ def test_a_damaged_line_is_told(copy):
     assert failing(verify(copy)) == {"readable"}
 
 
-def test_equal_keys_are_found(copy):
+def same_for_all(key, index):
+    del index
+    return key
+
+
+def same_for_pairs(key, index):
+    return keys.example_key(key, index // 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "derivation"),
+    [
+        ("defense_key", same_for_all),
+        ("example_key", same_for_all),
+        ("example_key", same_for_pairs),
+    ],
+)
+def test_equal_keys_are_found(copy, monkeypatch, name, derivation):
+    """Where draws of an example, or two examples, were given the same key."""
+    monkeypatch.setattr(f"jaxpure.evaluation.verify.{name}", derivation)
+    (finding,) = [f for f in verify(copy) if not f.ok]
+    assert finding.rule == "distinct keys"
+    assert "same key" in finding.problems[0]
+
+
+def test_another_protocol_is_found(copy):
     path = copy / records.IDENTITY
     content = json.loads(path.read_text())
     content["parts"]["version"] = "1"
@@ -142,6 +170,7 @@ def test_numbers_that_the_records_do_not_give_are_found(finished, copy):
     assert "robust_accuracy is reported as" in finding.problems[0]
     assert failing(verify(finished[1], {"policy": "fresh"})) == {"reported numbers"}
     assert failing(verify(copy, {})) == {"reported numbers"}  # of a run all is told
+    assert failing(verify(finished[1], {"hash": "0" * 16})) == {"reported numbers"}
 
 
 def test_numbers_of_the_classifier_alone_are_computed_too(finished, copy):

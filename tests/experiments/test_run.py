@@ -1,6 +1,7 @@
 """The main command, end to end: what it leaves, kill and resume, devices, refusals."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -10,8 +11,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from etils import epath
 from PIL import Image
 
+from experiments import runs, verify, view
+from jaxpure.evaluation import records
+from jaxpure.evaluation.verify import RULES
 from tests.experiments.commands import TINY, error_line, run, start
 
 SUMMARY_KEYS = {
@@ -36,13 +41,15 @@ SUMMARY_KEYS = {
     "purifications",
     "denoiser_evaluations",
     "images_per_second",
+    "hash",
+    "subject_hash",
 }
 
 
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory) -> pathlib.Path:
     """A finished run, never interrupted, on one device."""
-    workdir = tmp_path_factory.mktemp("replay")
+    workdir = tmp_path_factory.mktemp("runs") / "replay"
     code, output = run("run", "--config=digits_bpda_replay", f"--workdir={workdir}", *TINY)
     assert code == 0, output
     assert "at most" in output and "denoiser evaluations" in output  # the cost, told first
@@ -82,6 +89,7 @@ def test_leaves_everything(replay):
     assert config["config"]["purifier"] == "diffpure(t_star=3)"
     assert config["versions"]["jax"] and config["devices"]
     page = (replay / "report.html").read_text()
+    assert summary["hash"] in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
 
 
@@ -156,6 +164,87 @@ def test_judged_again_without_attacking(replay, tmp_path):
     summary = json.loads((workdir / "summary.json").read_text())
     assert again["headline"] == summary["robust_accuracy"]  # the run's own seed
     assert again["worst_of_n"] == summary["worst_of_n"]
+
+
+def verified(capsys, *arguments) -> tuple[int, str]:
+    """`verify` in this process: its exit code and what it printed."""
+    code = verify.command([str(argument) for argument in arguments])
+    return code, capsys.readouterr().out
+
+
+def test_verify_has_a_line_for_each_rule_and_succeeds(replay, capsys):
+    code, output = verified(capsys, replay, f"--against={replay}")
+    assert code == 0 and output.splitlines()[-1] == "SUCCESS", output
+    names = [rule.name for rule in RULES]
+    for who, rules in (("defended", [*names, "reported numbers"]), ("undefended", names)):
+        told = output.partition(f"{who}:\n")[2].splitlines()[: len(rules)]
+        for line, rule in zip(told, rules, strict=True):
+            assert line.startswith(f"  ok    {rule}: "), line
+    against = output.partition(f"against {replay}:\n")[2]
+    assert against.count("McNemar on the same images, p = 1)") == 4
+    assert "FAIL" not in output
+
+
+@pytest.mark.parametrize("stage", ["clean", "stages/0-pgd/attacked"])
+def test_verify_names_the_rule_that_an_altered_byte_breaks(replay, tmp_path, capsys, stage):
+    workdir = shutil.copytree(replay, tmp_path / "copy")
+    part = min((workdir / "records" / "defended" / stage).glob("part-*.jsonl"))
+    content = bytearray(part.read_bytes())
+    at = content.index(b'"base64": "') + len(b'"base64": "') + 8
+    content[at] = ord("A") if content[at] != ord("A") else ord("B")
+    part.write_bytes(content)
+    code, output = verified(capsys, workdir)
+    assert code == 1 and output.splitlines()[-1] == "FAILED", output
+    assert "FAIL  digests: " in output and "was altered after it was made" in output
+
+
+@pytest.mark.slow
+def test_verify_judges_images_anew(replay):
+    code, output = run("verify", replay, "--rejudge=2")
+    assert code == 0 and output.splitlines()[-1] == "SUCCESS", output
+    assert "ok    2 images judged anew give the same logits" in output
+
+
+@pytest.mark.slow
+def test_judge_adds_keys_and_readings_to_those_that_there_are(replay, tmp_path):
+    workdir = pathlib.Path(shutil.copytree(replay, tmp_path / "copy"))
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    reducers = ("vote", "worst", "at_least_3")
+    code, output = run("judge", workdir, "--keys=5", f"--reduce={','.join(reducers)}")
+    assert code == 0, output
+    assert {p: p.read_bytes() for p in before} == before  # the first readings among them
+    again = json.loads((workdir / "judged-seed0-keys5.json").read_text())
+    assert again["judging_keys"] == 5 and set(again) >= set(reducers)
+    summary = json.loads((workdir / "summary.json").read_text())
+    for name, first in (("headline", "robust_accuracy"), ("worst", "worst_of_n")):
+        assert again[name]["n"] == 11
+        assert again[name]["value"] <= summary[first]["value"]
+    assert again["headline"] == summary["robust_accuracy"]  # key 0 is the same one
+    assert again["worst"]["value"] <= again["at_least_3"]["value"]
+    for name in reducers:
+        assert f"{name:14} {100 * again[name]['value']:.1f}" in output
+    code, output = run("verify", workdir)
+    assert code == 0, output
+
+
+def test_view_writes_a_page_with_the_run(replay, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert view.command([str(replay.parent), f"--out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert said == f"1 runs\n{out}\n"
+    page, summary = out.read_text(), json.loads((replay / "summary.json").read_text())
+    assert (
+        f'href="./{os.path.relpath(replay, tmp_path)}/report.html">{replay.name}<' in page
+    )
+    assert f">{summary['hash'][:8]}<" in page
+    assert f">{100 * summary['robust_accuracy']['value']:.1f}%<" in page
+
+
+def test_what_a_run_found_is_of_the_images_that_its_records_are_of(replay):
+    found = runs.judged(runs.read(epath.Path(replay)))
+    assert found.example_digests == records.read_examples(
+        epath.Path(replay) / "records" / "defended"
+    )
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""`verify` and `view` on folders that hold no run; what they say of one is in test_run."""
+"""`verify` and `view` on folders that hold no run; of a finished one test_run has them."""
 
 import pytest
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -140,12 +141,62 @@ def test_the_numbers_are_those_of_the_summaries(tmp_path, entries):
     assert view._row(entries[2], entries, epath.Path(tmp_path))["cells"]["defense"]["text"]
 
 
+def known(which, parts, **options):
+    """An entry whose result says of what parts it is."""
+    found = fake(**options)
+    about = {**found.about, "hash": which, "parts": {"defense": "d", **parts}}
+    result = dataclasses.replace(found, about=about)
+    return view.Entry(f"run {which[:3]}", None, summarize(result), result, "told defense")
+
+
+def cells_of(tmp_path, entry, among):
+    return view._row(entry, among, epath.Path(tmp_path))["cells"]
+
+
+def test_hashes_say_which_runs_are_of_the_same_experiment(tmp_path, entries):
+    one = known("abc123456789", {})
+    twice = dataclasses.replace(one, name="again")
+    other = known("abc12345zzzz", {}, seed=1)  # the letters shown are the same
+    among = [one, twice, other, *entries]
+    assert cells_of(tmp_path, one, among)["experiment"] == {
+        "text": "abc12345",
+        "value": "abc12345",
+        "more": "as again",
+    }
+    assert "more" not in cells_of(tmp_path, other, among)["experiment"]
+    old = cells_of(tmp_path, entries[0], among)
+    assert old["experiment"]["text"] == "" and old["reported"]["text"]  # shown as before
+    text = written(tmp_path, among)
+    assert ">abc12345<" in text and ">as again<" in text
+
+
+def test_replay_is_of_the_same_defense_and_images_by_their_hash(tmp_path, entries):
+    fresh = known("f", {}, policy="fresh", survive=0.9)
+    ours = known("r", {}, seed=1, survive=0.5)
+    weaker = known("w", {"defense": "other weights, same name"}, seed=2, survive=0.1)
+    assert fresh.summary["subject_hash"] != weaker.summary["subject_hash"]
+    among = [fresh, ours, weaker]
+    headline = ours.summary["robust_accuracy"]["value"]
+    assert cells_of(tmp_path, fresh, among)["replay"]["value"] == headline
+    old = dataclasses.replace(entries[1], defense="told defense")  # says no hash
+    lowest = min(headline, old.summary["robust_accuracy"]["value"])
+    found = cells_of(tmp_path, fresh, [fresh, old, ours])["replay"]["value"]
+    assert found == lowest != headline
+
+
 def test_pairs_are_compared_on_the_images_that_they_share(tmp_path, entries):
     found = json.loads(Page(written(tmp_path, entries)).scripts[0])
     assert set(found) == {"0,1", "0,3", "1,3"}  # "elsewhere" is of other data
     gap = statistics.paired_gap(*(e.judged.robust[:, 0] for e in (entries[0], entries[1])))
     assert found["0,1"]["robust accuracy"]["gap"].startswith(f"{100 * gap.gap:+.1f} points")
     assert found["0,1"]["robust accuracy"]["n"] == 30
+
+
+def test_a_changed_set_of_the_same_name_is_not_compared(tmp_path, entries):
+    result = entries[1].judged
+    changed = dataclasses.replace(result, clean_images=result.clean_images / 2)
+    other = dataclasses.replace(entries[1], judged=changed)
+    assert set(view.pairs([entries[0], other, entries[1]])) == {"0,2"}
 
 
 def test_an_empty_page_is_not_written(tmp_path):
@@ -190,12 +241,16 @@ say("title", document.title);
 """
 
 
-def in_browser(tmp_path, text):
+def in_browser(tmp_path, text, act=ACT, options=()):
+    """What the body's data- attributes say in the end, after a script has acted."""
     page = tmp_path / "acted.html"
-    page.write_text(text.replace("</body>", ACT + "</body>"))
-    command = [BROWSER, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    page.write_text(text.replace("</body>", act + "</body>"))
+    command = [BROWSER, *QUIET, *options, f"--user-data-dir={tmp_path / 'profile'}"]
     done = subprocess.run(
-        [*command, f"file://{page}"], capture_output=True, text=True, timeout=120
+        [*command, "--dump-dom", f"file://{page}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return dict(
         re.findall(r'data-(\w+)="([^"]*)"', re.search("<body[^>]*>", done.stdout)[0])
@@ -213,5 +268,34 @@ def test_in_a_browser_it_sorts_filters_and_compares(tmp_path, entries):
     assert found["word"].startswith("fresh") and "elsewhere" not in found["word"]
     assert found["filtered"] == "elsewhere"
     assert "robust accuracy" in found["pair"] and "points" in found["pair"]
-    assert "no image in common" in found["strangers"]
+    assert "share no image" in found["strangers"]
     assert found["title"] == "4 runs"  # no name has run as a script
+
+
+CLICK = """
+<script>
+addEventListener("load", () => setTimeout(
+  () => document.querySelector(`tr[data-row="ROW"] td.run a`).click(), 100));
+</script>
+"""
+REPORT = """
+<!DOCTYPE html><html><body><script>
+document.body.setAttribute("data-arrived", "NAME");
+document.body.setAttribute("data-address", location.href);
+</script></body></html>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("row", [0, 3])
+def test_in_a_browser_a_click_on_a_run_leads_to_its_report(tmp_path, entries, row):
+    """Also where folder and file are called like a scheme, a query and a fragment."""
+    for number in (0, 3):
+        path = entries[number].report
+        path.parent.mkdir()
+        path.write_text(REPORT.replace("NAME", f"report {number}"))
+    text = written(tmp_path, entries)
+    click = CLICK.replace("ROW", str(row))
+    found = in_browser(tmp_path, text, click, ["--virtual-time-budget=5000"])
+    assert found["arrived"] == f"report {row}"
+    assert unquote(found["address"]) == f"file://{entries[row].report}"
