@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import json
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,10 @@ CONTAINERS = (
     "model",
     "net",
     "params",
+)
+WAY_OUT = (
+    "where you trust it, save its tensors alone, torch.save(model.state_dict(), ...), and "
+    "convert that"
 )
 BUFFERS = ("sigmas", "num_batches_tracked", "running_mean", "running_var")
 WEIGHT_FILES = (
@@ -134,6 +140,11 @@ def _open_tensors(path: Path) -> dict[str, _Stored]:
             f"{path} is named as safetensors and is none (it begins with {head[:8]!r}); a "
             "torch checkpoint ends in .pt or .pth"
         )
+    if _is_torchscript(path):
+        raise ConversionError(
+            f"{path} is a TorchScript archive, code beside weights, and jaxpure runs no "
+            f"code of files: refused; {WAY_OUT}"
+        )
     return _without_wrappers(_model_of(_torch_load(path), path), path)
 
 
@@ -163,6 +174,19 @@ def _bfloat16(path: Path, name: str) -> np.ndarray:
         return np.asarray(file.get_tensor(name), np.float32)
 
 
+def _is_torchscript(path: Path) -> bool:
+    """Whether it is a zip with TorchScript's constants or its folder of code.
+
+    All is in one folder, which torch names after the file: it may be called code too.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # damaged: for torch to say
+    return any(name == "constants.pkl" or name.startswith("code/") for name in names)
+
+
 def _torch_load(path: Path) -> Any:
     try:
         import torch
@@ -170,18 +194,20 @@ def _torch_load(path: Path) -> Any:
         raise ConversionError(
             f"{path} is a torch checkpoint: pip install 'jaxpure[convert]' to read it"
         ) from error
-    with torch.serialization.safe_globals(_harmless()):
+    with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of old formats, new protocols
         try:
             with contextlib.suppress(RuntimeError):  # of a format older than the zip's
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ConversionError(_why_not_unpickled(path, error)) from error
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            first = str(error).strip().split("\n")[0]
-            raise ConversionError(
-                f"{path} is damaged or cut short: torch says {first!r}"
-            ) from error
+        except (
+            pickle.UnpicklingError,
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+        ) as error:
+            raise ConversionError(_why_not_loaded(path, error)) from error
 
 
 def _harmless() -> list[Any]:
@@ -198,16 +224,22 @@ def _harmless() -> list[Any]:
     ]
 
 
-def _why_not_unpickled(path: Path, error: Exception) -> str:
-    text = str(error)
+def _why_not_loaded(path: Path, error: Exception) -> str:
+    """Says it without torch's advice, which is to load such files without its safety."""
+    text = str(error).strip()
     _, found, rest = text.partition("GLOBAL ")
-    if not found:
-        return f"{path} is not a readable torch checkpoint: {text.strip().splitlines()[0]}"
-    return (
-        f"{path} holds pickled Python objects ({rest.split(' ')[0]}), which can run any "
-        "code when they are loaded: refused; save its state_dict() where you trust it and "
-        "convert that"
-    )
+    if found:
+        return (
+            f"{path} holds pickled Python objects ({rest.split(' ')[0]}), which can run "
+            f"any code when they are loaded: refused; {WAY_OUT}"
+        )
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        return (
+            f"{path} is not a readable torch checkpoint: it is damaged, or pickled in a "
+            f"way that could run code, and jaxpure runs no code of files; {WAY_OUT}"
+        )
+    first = text.partition("\n")[0]
+    return f"{path} is damaged or cut short: torch says {first!r}"
 
 
 def _model_of(loaded: Any, path: Path) -> dict[str, _Stored]:

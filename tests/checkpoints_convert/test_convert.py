@@ -23,6 +23,7 @@ from checkpoints_convert import (
 )
 from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.published import PUBLISHED, Published
+from checkpoints_convert.sources import open_contents
 from jaxpure import models, weights
 from tests.experiments.commands import ROOT, error_line
 
@@ -248,6 +249,12 @@ def test_what_is_not_a_checkpoint_is_refused(tmp_path, torch, tensors, name):
         convert(str(path), folder / "out.safetensors")
     assert "\n" not in str(caught.value)
     assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_a_checkpoint_whose_name_is_code_is_no_torchscript(tmp_path, torch):
+    """torch names the folder inside after the file."""
+    torch.save({"x.weight": torch.zeros(3)}, tmp_path / "code.pt")
+    assert open_contents(tmp_path / "code.pt").shapes == {"x.weight": (3,)}
 
 
 @pytest.mark.parametrize("kind", ["pt", "legacy", "safetensors"])

@@ -82,6 +82,8 @@ def archives() -> Iterator[tuple[str, bytes]]:
         "zip torch, a stored byte order",
         _zip({"a/data.pkl": evil, "a/version": b"3\n", "a/byteorder": b"little"}),
     )
+    for name in ("constants.pkl", "code/__torch__.py"):
+        yield f"zip TorchScript, {name}", _zip({"a/data.pkl": evil, f"a/{name}": evil})
     yield "zip that climbs", _zip({"../../evil": b"x", "data.pkl": evil})
     yield "zip of an absolute path", _zip({os.environ[MARKER]: b"x"})
     yield "tar of a pickle", _tar({"pickle": evil, "storages": evil, "tensors": evil})

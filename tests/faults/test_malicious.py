@@ -133,6 +133,21 @@ def test_no_file_is_executed_and_each_is_refused_in_a_sentence(
     assert not list(place.rglob("evil*"))
 
 
+def test_the_converter_refuses_in_words_of_its_own(files, folder, recwarn):
+    """torch advises to switch its safety off: that is said to nobody."""
+    for number, (name, content) in enumerate(files.items()):
+        path = folder / f"{number}.pt"
+        path.write_bytes(content)
+        with pytest.raises(UserError) as raised:
+            sources.open_contents(path)
+        said = str(raised.value)
+        assert "weights_only" not in said and "will likely" not in said, name
+        if "TorchScript" in name:
+            assert "is a TorchScript archive" in said, name
+            assert "runs no code" in said and "model.state_dict()" in said, name
+    assert not [str(w.message) for w in recwarn if "torch" in f"{w.filename} {w.message}"]
+
+
 def test_records_and_locks_of_strangers_are_passed_over(files, folder, place):
     for number, content in enumerate(files.values()):
         parts = epath.Path(folder / str(number))
