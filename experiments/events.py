@@ -4,6 +4,7 @@ What counts is in loss.jsonl and validation.csv. A run that goes on begins its e
 from these, so that each step is there once, whenever the run was killed.
 """
 
+import importlib
 import os
 import time
 from collections.abc import Mapping
@@ -34,9 +35,9 @@ class Events:
         Raises:
           StorageError: they cannot be written there.
         """
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
+        proto = "tensorboardX.proto"  # its modules are made when they are imported
+        Event = importlib.import_module(f"{proto}.event_pb2").Event
+        Summary = importlib.import_module(f"{proto}.summary_pb2").Summary
         found = [Summary.Value(tag=tag, simple_value=x) for tag, x in values.items()]
         summary = Summary(value=found)
         with storage_errors(self.folder):

@@ -7,6 +7,7 @@ or a bucket refuses is a `StorageError`: one sentence with the path and the way 
 import contextlib
 import errno
 import hashlib
+import importlib
 import os
 import pathlib
 import secrets
@@ -118,7 +119,8 @@ def forget_listings(path: epath.PathLike) -> None:
     """
     if "://" in os.fspath(path):
         with contextlib.suppress(ImportError):  # etils has another driver, which keeps none
-            epath.backend.fsspec_backend.fs(path).invalidate_cache()
+            backend = importlib.import_module("etils.epath.backend").fsspec_backend
+            backend.fs(path).invalidate_cache()
 
 
 def sha256(path: epath.PathLike) -> str:
