@@ -2,20 +2,35 @@
 
 Every text of a summary, the names of its fields, of stages, weights, classes, files and
 runs is replaced in turn by each of `HOSTILE`; the page must keep its tags, their
-attributes' names, and what its scripts say.
+attributes' names, and what its scripts say. So must the pages of a training and of the
+papers, where all that could be a stranger's is replaced at once.
 """
 
+import base64
 import copy
+import dataclasses
+import functools
+import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from etils import epath
 
-from jaxpure import report
+from experiments import config as configs
+from experiments import dissect_figures, events, throughput, training_page, versions
+from experiments import weights as named_weights
+from experiments.paper import __main__ as paper
+from experiments.paper import page as paper_page
+from experiments.paper import plans
+from experiments.paper.sections import SECTIONS, Figure
+from jaxpure import data, models, report
+from jaxpure.dissect.results import Result
 from jaxpure.evaluation.summary import summarize
 from jaxpure.report import view
 from tests.fakes import fake_result
@@ -34,7 +49,7 @@ HOSTILE = {
     "an open quote": "'",
     "a scheme": "javascript:alert(1)",
 }
-PARSED = ("policy", "norm", "ball", "indices")
+PARSED = ("policy", "norm", "ball", "indices", "task")
 """Fields that the pages read as one of a few words, and refuse or pass over otherwise."""
 
 
@@ -193,3 +208,133 @@ def test_no_text_changes_the_tags_of_the_page_over_runs(tmp_path, results, what)
         # A name of its own may have an entry of its own in a filter.
         assert tags - plain[0] <= Counter({("option", ()): 1}), changes
         assert plain[0] <= tags and scripts == plain[1], changes
+
+
+def all_replaced(values: Any, text: str) -> Any:
+    """Nested values with all their texts replaced, but for those that are parsed."""
+    if isinstance(values, str):
+        return text
+    if isinstance(values, dict):
+        return {
+            name: value if name in PARSED else all_replaced(value, text)
+            for name, value in values.items()
+        }
+    if isinstance(values, list | tuple):
+        return type(values)(all_replaced(value, text) for value in values)
+    return values
+
+
+NETWORKS = {
+    "classifier": "random:conv_mixer(image_size=8,in_channels=1,num_classes=3,features=4,"
+    "depth=1,mean=[0.5],std=[0.5])",
+    "denoiser": "random:naf_unet(image_size=8,in_channels=1,out_channels=1,widths=[4],"
+    "blocks=[1],time_features=8)",
+}
+
+
+@functools.cache
+def network_of(task) -> models.Network:
+    network = named_weights.load(NETWORKS[task])
+    trained = models.Trained("linear(num_timesteps=50)", 2) if task == "denoiser" else None
+    return models.Network(network.architecture, network.params, trained)
+
+
+def training_report(folder, task, text="") -> str:
+    """The page of a training; `text` in place of all that it could be told."""
+    config = configs.as_dict(configs.TrainConfig(task=task, min_snr_gamma=5.0))
+    claim = {
+        "command": "python -m experiments.train",
+        "devices": ["cpu"],
+        "platform": "a machine",
+        "versions": {"jax": "0"},
+        "git": "0123456",
+    }
+    if text:
+        config = all_replaced(config, text)
+        claim = all_replaced(claim, text) | {"versions": {text: text}}
+    measure = training_page.MEASURES[task]
+    workdir = epath.Path(folder)
+    (workdir / events.FOLDER).mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(claim))
+    (workdir / "loss.jsonl").write_text(f'{{"step": 1, "loss": 0.5}}\n{text}\n')
+    (workdir / "validation.csv").write_text(
+        f"step,images,{measure}_averaged,{measure}_raw\n1,8,0.5,0.25\n{text},8,{text},1\n"
+    )
+    images = np.random.default_rng(0).random((6, 8, 8, 1), np.float32)
+    examples = data.from_arrays(images, np.arange(6) % 3, name=text or "digits")
+    of_data = configs.DataConfig(**config.pop("data"))
+    story = training_page.Story(
+        name=text or "tiny",
+        config=configs.TrainConfig(**config, data=of_data),
+        network=network_of(task),
+        dataset=examples,
+        test=examples,
+        step=1,
+        pace=throughput.Pace(1, 1.0, 0.5),
+        result=text or "accuracy 50%",
+    )
+    training_page.write(workdir, story)
+    return (workdir / training_page.NAME).read_text()
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("task", NETWORKS)
+def test_no_text_changes_the_tags_of_a_trainings_page(tmp_path, task, what):
+    plain = training_report(tmp_path / "plain", task)
+    page = training_report(tmp_path / "hostile", task, HOSTILE[what])
+    assert structure(page) == structure(plain)
+    assert page.count("<svg") == 2 and "<img" in page  # all parts of it are there
+
+
+def papers_report(folder, monkeypatch, text="") -> str:
+    """The page of the papers; `text` in place of all that it could be told."""
+    plan, section = plans.PLANS["digits"], next(iter(SECTIONS))
+    fields = {**dataclasses.asdict(plan), "checkpoints": ("a.safetensors",)}
+    if text:
+        fields = all_replaced(fields, text)
+        monkeypatch.setattr(sys, "orig_argv", ["python", text])
+        monkeypatch.setattr(versions, "git_commit", lambda: text)
+        monkeypatch.setattr(versions, "packages", lambda: {text: text})
+        monkeypatch.setattr(paper, "_processor", lambda: text)
+    dataset = data.from_arrays(
+        np.zeros((2, 8, 8, 1), np.float32), [0, 1], name=text or "digits"
+    )
+    study: Any = SimpleNamespace(plan=plans.Plan(**fields), dataset=dataset)
+    why = text or "a checkpoint is damaged"
+    failed = dict.fromkeys(SECTIONS, why)  # as an error says it, with the files' names
+    reports = {
+        name: paper._report(study, name, tuple(SECTIONS), failed) for name in SECTIONS
+    }
+    ends = np.ones(1)
+    table = Result(
+        "sweep",
+        why,
+        {"label": np.array([why]), "x": ends, "x_low": ends, "x_high": ends},
+    )
+    draw = functools.partial(
+        dissect_figures.dots, table, label="label", value="x", xlabel=why
+    )
+    reports[section] = reports[section]._replace(
+        figures=[Figure("sweep", why, why, draw)],
+        findings=[f._replace(ours=why) for f in reports[section].findings],
+    )
+    facts = paper._facts(study, None, 1.0)
+    title = f"The papers on {dataset.name}"
+    return paper_page.write(folder, title, reports, facts).read_text()
+
+
+def drawings(page: str) -> list[Counter]:
+    """Tags of the drawings that a page holds as images."""
+    start = "data:image/svg+xml;base64,"
+    links = [link for link in Structure(page).links if link.startswith(start)]
+    svgs = [base64.b64decode(link.removeprefix(start)).decode() for link in links]
+    return [structure(svg)[0] for svg in svgs]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_text_changes_the_tags_of_the_papers_page(tmp_path, monkeypatch, what):
+    plain = papers_report(tmp_path / "plain", monkeypatch)
+    page = papers_report(tmp_path / "hostile", monkeypatch, HOSTILE[what])
+    assert structure(page) == structure(plain)
+    assert len(drawings(page)) == 1 and drawings(page) == drawings(plain)
