@@ -49,6 +49,13 @@ def test_what_is_lost_changed_or_left_behind_is_seen(finished, tmp_path):
     ]
 
 
+def share_compiled(tmp_path, monkeypatch):
+    """Processes take compiled programs from one place, as in a whole campaign."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
 def test_a_row_that_goes_is_seen_between_two_strikes(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "w")
     before = reliability.recorded(workdir)
@@ -58,11 +65,25 @@ def test_a_row_that_goes_is_seen_between_two_strikes(finished, tmp_path):
     assert {kind for _, kind, _ in before.keys() - after.keys()} == {"clean"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "paper"])
+def test_a_kill_and_an_interrupt_change_nothing(tmp_path, monkeypatch, capsys, name):
+    """The gate's short form: of runs there is one in test_kills and in test_interrupts."""
+    share_compiled(tmp_path, monkeypatch)
+    (number,) = [i for i, p in enumerate(reliability.PROGRAMS) if p.name == name]
+    program, place = reliability.PROGRAMS[number], tmp_path / "runs"
+    place.mkdir()
+    whole = reliability.unbroken(program, place)
+    trial = reliability.strike(place, {name: whole}, seed=7, number=number, left=(1, 1))
+    with capsys.disabled():
+        print(f"\n{name}, seed 7: {trial.strikes}")
+    assert trial.wrong == []
+    assert trial.count("SIGKILL") + trial.count(*reliability.INTERRUPTS) >= 1
+
+
 @pytest.mark.long  # minutes, of which most are spent on importing and tracing
 def test_kills_interrupts_and_a_crowd_change_no_record(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    share_compiled(tmp_path, monkeypatch)
     (tmp_path / "runs").mkdir()
     found = reliability.campaign(
         tmp_path / "runs",
