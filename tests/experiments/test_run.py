@@ -167,8 +167,8 @@ def test_judged_again_without_attacking(replay, tmp_path):
 
 
 def verified(capsys, *arguments) -> tuple[int, str]:
-    """`verify` in this process: its exit code and what it printed."""
-    code = verify.command([str(argument) for argument in arguments])
+    """`verify` in this process, on the devices of the tests: exit code and output."""
+    code = verify.command([*map(str, arguments), "--cpu_devices=0"])
     return code, capsys.readouterr().out
 
 
