@@ -167,8 +167,8 @@ def test_judged_again_without_attacking(replay, tmp_path):
 
 
 def verified(capsys, *arguments) -> tuple[int, str]:
-    """`verify` in this process: its exit code and what it printed."""
-    code = verify.command([str(argument) for argument in arguments])
+    """`verify` in this process, on the devices of the tests: exit code and output."""
+    code = verify.command([*map(str, arguments), "--cpu_devices=0"])
     return code, capsys.readouterr().out
 
 
@@ -206,7 +206,7 @@ def test_verify_judges_images_anew(replay):
 
 
 @pytest.mark.slow
-def test_judge_adds_keys_and_readings_to_those_that_there_are(replay, tmp_path):
+def test_judge_adds_keys_and_readings_to_those_that_there_are(replay, tmp_path, capsys):
     workdir = pathlib.Path(shutil.copytree(replay, tmp_path / "copy"))
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     reducers = ("vote", "worst", "at_least_3")
@@ -223,7 +223,7 @@ def test_judge_adds_keys_and_readings_to_those_that_there_are(replay, tmp_path):
     assert again["worst"]["value"] <= again["at_least_3"]["value"]
     for name in reducers:
         assert f"{name:14} {100 * again[name]['value']:.1f}" in output
-    code, output = run("verify", workdir)
+    code, output = verified(capsys, workdir)
     assert code == 0, output
 
 
