@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from experiments import program, tpu_cost
+from experiments import dry_run, program, tpu_cost
 from jaxpure import diffusion, models, purifiers
 from jaxpure.attacks import Linf, Pgd
 from jaxpure.defenses import PurifiedClassifier
@@ -66,51 +65,27 @@ class Program(NamedTuple):
 
 
 def forward(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
-    def purify(purifier, keys, x):
-        return jax.vmap(purifier, (0, 0))(keys, x)
-
-    return Program(purify, (setup.defense.purifier, *_batch(shape)[:2]))
+    return Program(dry_run.purify, (setup.defense, *dry_run.batch_of(shape)))
 
 
 def gradient(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
-    def differentiate(purifier, keys, x):
-        def one(key, x):
-            purified, pull = jax.vjp(lambda x: purifier(key, x), x)
-            return pull(purified)[0]
-
-        return jax.vmap(one)(keys, x)
-
-    return Program(differentiate, (setup.defense.purifier, *_batch(shape)[:2]))
+    return Program(dry_run.differentiate, (setup.defense, *dry_run.batch_of(shape)))
 
 
 def bpda(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
-    (stage,) = setup.stages
-    search = (stage.attack, stage.objective, setup.ball)
-
-    def begin(attack, objective, ball, *batch):
-        return jax.vmap(lambda *one: attack.init(objective, ball, *one))(*batch)
+    *search, _, slots, _ = engine(setup, shape, where).arguments
 
     def step(attack, objective, ball, states):
         return jax.vmap(lambda state: attack.step(objective, ball, state))(states)
 
-    return Program(step, (*search, jax.eval_shape(begin, *search, *_batch(shape))))
+    return Program(step, (*search, slots.state))
 
 
 def engine(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
     (stage,) = setup.stages
-    search, mesh = (stage.attack, stage.objective, setup.ball), lanes.local_mesh([where])
-    _, x, label = _batch(shape)
-    root = jax.eval_shape(lambda: jax.random.key(0))
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    slots = jax.eval_shape(lanes.new_slots, *search, root, label, x, label)
-    return Program(lanes.advance_on(mesh), (*search, number, slots, number))
-
-
-def _batch(shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """Keys, images and labels of a batch."""
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), shape[0]))
-    x = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return keys, x, jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    search = (stage.attack, stage.objective, setup.ball)
+    advance = lanes.advance_on(lanes.local_mesh([where]))
+    return Program(advance, dry_run.step_of(search, shape))
 
 
 PROGRAMS = {"forward": forward, "gradient": gradient, "bpda": bpda, "engine": engine}

@@ -70,21 +70,21 @@ def announce(built: Experiment, name: str) -> float:
         f"{batches} batches; times are at the chips' published peaks:",
         flush=True,
     )
-    purify = _compiled(chip, _purify, setup.defense, *_batch(shape))
+    alone = _compiled(chip, purify, setup.defense, *batch_of(shape))
     evaluations = setup.about["denoiser_evaluations"] or 1
     in_attack = setup.about["attack_denoiser_evaluations"] or 1
-    chain = purify
+    chain = alone
     if setup.about["gradient"] != "bpda":  # else the chain is not differentiated
-        chain = _compiled(chip, _differentiate, setup.seen, *_batch(shape))
-    judging = 2 * keys * batches * evaluations * purify.seconds
-    total, peak = judging, purify.peak_bytes
+        chain = _compiled(chip, differentiate, setup.seen, *batch_of(shape))
+    judging = 2 * keys * batches * evaluations * alone.seconds
+    total, peak = judging, alone.peak_bytes
     for stage in setup.stages:
         objective = dataclasses.replace(stage.objective, draws_at_once=at_once)
         search = (stage.attack, objective, setup.ball)
-        step = _compiled(chip, lanes.advance_on(_mesh(chip)), *_step(search, shape))
+        step = _compiled(chip, lanes.advance_on(_mesh(chip)), *step_of(search, shape))
         budget, draws = stage.budget, max(objective.gradient_draws, 1)
         counted = min(at_once, draws)  # draws that the step counts, the rest is a loop
-        looks = objective.extra_draws * evaluations * purify.seconds
+        looks = objective.extra_draws * evaluations * alone.seconds
         each = math.ceil(draws / counted) * step.seconds
         each += draws * (in_attack - 1) * chain.seconds + looks
         seconds = batches * int(budget.calls) * each
@@ -105,11 +105,14 @@ def announce(built: Experiment, name: str) -> float:
     return total
 
 
-def _purify(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
+def purify(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
+    """A batch `(n, H, W, C)`, purified."""
     return jax.vmap(defense.purifier)(keys, x)
 
 
-def _differentiate(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
+def differentiate(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
+    """A batch, purified and pulled back through the purification."""
+
     def one(key, x):
         purified, pull = jax.vjp(lambda x: defense.purifier(key, x), x)
         return pull(purified)[0]
@@ -135,7 +138,7 @@ def _mesh(chip: Chip) -> jax.sharding.Mesh:
     return lanes.local_mesh([tpu_cost.device(chip)])
 
 
-def _step(search: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
+def step_of(search: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     """Arguments of the engine's step, in shapes; `search` is attack, objective and ball."""
     root, number = _key(), jax.ShapeDtypeStruct((), jnp.int32)
     label = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
@@ -144,7 +147,8 @@ def _step(search: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
     return *search, number, slots, number
 
 
-def _batch(shape: tuple[int, ...]) -> tuple[Any, Any]:
+def batch_of(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Keys and images of a batch `(n, H, W, C)`, in shapes."""
     keys = jax.eval_shape(lambda key: jax.random.split(key, shape[0]), _key())
     return keys, jax.ShapeDtypeStruct(shape, jnp.float32)
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import tpu
 from experiments import tpu_cost
 from experiments.tpu_cost import CHIPS, Cost
+from jaxpure import models
 from jaxpure.errors import UserError
 
 WITHOUT_LIBTPU = importlib.util.find_spec("libtpu") is None
@@ -96,3 +97,14 @@ def test_a_product_is_compiled_for_a_chip_that_is_not_here(chip):
     assert cost.flop == pytest.approx(2 * 256 * 512 * 1024, rel=0.01)
     assert cost.peak_bytes > 4 * 256 * 1024
     assert 0 < cost.efficiency <= 1
+
+
+@pytest.mark.parametrize("name", tpu.PROGRAMS)
+def test_programs_are_traced_for_a_batch(monkeypatch, name):
+    small = models.UNet(channels=8, channel_mult=(1,), num_res_blocks=1, num_groups=4)
+    subject = tpu.NETWORKS["unet"]._replace(denoiser=small)
+    monkeypatch.setitem(tpu.NETWORKS, "unet", subject)
+    setup, shape = tpu.set_up_for("unet", "bfloat16"), (2, 32, 32, 3)
+    made = tpu.PROGRAMS[name](setup, shape, jax.devices()[0])
+    found = jax.tree.leaves(jax.eval_shape(made.function, *made.arguments))
+    assert found and all(leaf.shape[:1] == (2,) for leaf in found)
