@@ -312,7 +312,7 @@ def test_a_run_compiles_each_program_once(tmp_path, monkeypatch):
     assert len(set(compiled)) <= 5 and len(compiled) < 50, compiled
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_batch_that_fits_is_found_once_and_kept(replay, tmp_path):
     tiny = [option for option in TINY if "batch_size" not in option]
     command = [

@@ -83,7 +83,8 @@ def of_flag(command: str, given: tuple[str, ...], flag: Any) -> Iterator[Bad]:
         for value in ("maybe", "1", ""):
             yield Bad(command, (*given, f"{name}={value}"), name)
         return
-    yield Bad(command, (*given, name), name)
+    if flag.alone is None:  # else it is something without a value
+        yield Bad(command, (*given, name), name)
     yield Bad(command, (*given, f"{name}="), name)
     if flag.kind is str:
         yield Bad(command, (*given, f"{name}=a", f"{name}=b"), "given twice")

@@ -18,8 +18,14 @@ COMMANDS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("train", marks=pytest.mark.slow),
+        pytest.param("run", marks=pytest.mark.long),
+        pytest.param("paper", marks=pytest.mark.long),
+    ],
+)
 def test_a_full_disk_ends_a_command_in_a_line_and_costs_nothing(name, tmp_path, capsys):
     command, arguments = COMMANDS[name]
     arguments = [a for a in arguments if not a.startswith("--cpu_devices")]
