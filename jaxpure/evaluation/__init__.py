@@ -3,7 +3,6 @@
 from jaxpure.evaluation.evaluate import (
     AttackError,
     evaluate,
-    judge_again,
     run,
     share_of_process,
 )
@@ -20,7 +19,6 @@ __all__ = [
     "Setup",
     "UnfinishedError",
     "evaluate",
-    "judge_again",
     "local_mesh",
     "run",
     "set_up",

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from jaxpure.attacks.cascade import Stage
 from jaxpure.data import Dataset, take
 from jaxpure.data import load as load_data
-from jaxpure.defenses import noise_parts
 from jaxpure.errors import UserError
 from jaxpure.evaluation import lanes, lock, processes, records
 from jaxpure.evaluation.bounds import AttackError, outside
@@ -31,7 +30,7 @@ from jaxpure.evaluation.settle import load, stage_folder, stands
 from jaxpure.evaluation.setup import Setup, check_fit, set_up
 from jaxpure.evaluation.told import OnProgress, ProgressReporter, told
 from jaxpure.keys import Key
-from jaxpure.policy import Policy, parse_policy
+from jaxpure.policy import Policy
 
 
 def evaluate(
@@ -216,30 +215,6 @@ def _attack(
             reporter(stage.name)
     judge_waiting(at_least=1)
     return reporter.judged
-
-
-def judge_again(
-    result: Result,
-    defense: Any,
-    policy: str | Policy,
-    *,
-    key: Key,
-    judging_keys: int,
-    batch_size: int,
-    mesh: Mesh | None = None,
-) -> np.ndarray:
-    """Logits `(n, keys, classes)` of found adversarial images under another root's keys."""
-    mesh = lanes.local_mesh() if mesh is None else mesh
-    parsed = parse_policy(policy, noise_parts(getattr(defense, "purifier", None)))
-    return lanes.judge(
-        lanes.Lanes(mesh, batch_size),
-        defense,
-        parsed,
-        key,
-        list(result.indices),
-        result.images,
-        judging_keys,
-    )
 
 
 def share_of_process(dataset: Dataset) -> Dataset:

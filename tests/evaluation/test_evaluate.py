@@ -18,7 +18,6 @@ from jaxpure.errors import UserError
 from jaxpure.evaluation import (
     AttackError,
     UnfinishedError,
-    judge_again,
     lanes,
     records,
     set_up,
@@ -326,25 +325,6 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
         run(tmp_path, defense, attack, dataset)
     with pytest.raises(UnfinishedError, match="example 10. has no pgd attacked record"):
         settle.load(folder, dataset, setup, identity)
-
-
-def test_judged_again_under_the_same_keys_is_the_same():
-    defense, attack, dataset = problem(6)
-    found = run(None, defense, attack, dataset)
-    same, other = (
-        judge_again(
-            found,
-            defense,
-            "replay",
-            key=jax.random.key(seed),
-            judging_keys=KEYS,
-            batch_size=4,
-            mesh=lanes.local_mesh(jax.devices()[:1]),
-        )
-        for seed in (3, 4)
-    )
-    np.testing.assert_array_equal(same, found.logits)
-    assert not np.array_equal(other, found.logits)
 
 
 def test_progress_is_told_to_the_end():
