@@ -1,5 +1,6 @@
 """One network for both frameworks: diffusers' random one, converted; what they compute."""
 
+import importlib.util
 import pathlib
 
 import jax
@@ -25,14 +26,12 @@ def ready(folder: str, network: str, gradient: bool) -> dict[str, float | str]:
       or "note": why they were not compared.
     """
     path = chains.weights_path(folder, network)
-    try:
-        import diffusers  # noqa: F401
-        import torch  # noqa: F401
-    except ModuleNotFoundError as error:
-        if not path.exists():
-            created = models.create(chains.NETWORKS[network], jax.random.key(0))
-            weights.save(path, created, {})
-        return {"note": f"not compared with PyTorch: {error.name} is not installed"}
+    for peer in ("torch", "diffusers"):
+        if importlib.util.find_spec(peer) is None:
+            if not path.exists():
+                created = models.create(chains.NETWORKS[network], jax.random.key(0))
+                weights.save(path, created, {})
+            return {"note": f"not compared with PyTorch: {peer} is not installed"}
     if not path.exists():
         _make(pathlib.Path(folder) / network, chains.NETWORKS[network])
         convert(str(pathlib.Path(folder) / network), path)

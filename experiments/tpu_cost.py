@@ -125,7 +125,8 @@ def device(chip: Chip) -> Any:
             raise
         raise UserError(
             "another process uses libtpu, which serves one at a time: wait for it, or "
-            "remove /tmp/libtpu_lockfile if there is none"
+            "remove the lock file that it names if there is none: "
+            f"{str(error).splitlines()[0]}"
         ) from error
 
 
