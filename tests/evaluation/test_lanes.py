@@ -140,9 +140,10 @@ def test_more_examples_compile_nothing_anew():
         run(None, defense, attack, examples, batch_size=3)
         return lanes.advance_on(mesh)._cache_size(), lanes._enter(mesh)._cache_size()
 
-    before = lanes.advance_on(mesh)._cache_size()
+    for programs in (lanes.advance_on, lanes._enter):
+        programs.cache_clear()  # what other tests compiled
     first = compiled(data.take(dataset, range(9)))
-    assert first[0] > before  # else nothing is seen here
+    assert min(first) > 0  # else nothing is seen here
     assert compiled(dataset) == first
 
 
