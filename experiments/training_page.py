@@ -5,13 +5,10 @@ It tells the run as it stands, from the records in its workdir and its averaged 
 
 import dataclasses
 import json
-from importlib import resources
 from typing import Any
 
-import jinja2
 import numpy as np
 from etils import epath
-from markupsafe import Markup
 
 from experiments import config as configs
 from experiments import events, throughput, training_log, training_pictures
@@ -65,16 +62,10 @@ def write(workdir: epath.Path, story: Story) -> None:
         if all(name in row for name in columns)  # else a file that was damaged
     ]
     losses = training_log.losses(workdir, story.step)
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = resources.files("experiments").joinpath("training_page.html").read_text()
-    text = environment.from_string(template).render(
+    text = report.render(
+        "experiments",
+        "training_page.html",
         title=f"Training of {story.name} on {story.dataset.name}",
-        style=Markup(report.style()),
         verdict=_verdict(story, losses, rows),
         figures=_figures(story.config, losses, rows),
         pictures=_pictures(story),

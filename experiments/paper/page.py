@@ -3,11 +3,7 @@
 import base64
 import pathlib
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from experiments.paper.relations import RELATIONS, WORDS, Finding
 from experiments.paper.sections import SECTIONS, Figure, Report
@@ -37,16 +33,10 @@ def write(
       The page's path.
     """
     findings = {f.relation: f for r in reports.values() for f in r.findings}
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = resources.files("experiments.paper").joinpath("page.html").read_text("utf-8")
-    text = environment.from_string(template).render(
+    text = report.render(
+        "experiments.paper",
+        "page.html",
         title=title,
-        style=Markup(report.style()),
         verdict=emphasised(verdict(findings)),
         relations=[_row(number, findings[number]) for number in RELATIONS],
         sections=[_section(folder, name, found) for name, found in reports.items()],

@@ -1,10 +1,11 @@
 """The report: one HTML page of an evaluation that needs nothing but itself.
 
 What is read off the numbers (`verdict`, `chosen`, `ball`) is here for programs too; how the
-page looks is in page.html.
+page looks is in page.html; `render` makes other pages that look like it.
 """
 
-from jaxpure.report.page import of_result, style, write
+from jaxpure.report.frame import render
+from jaxpure.report.page import of_result, write
 from jaxpure.report.pictures import chosen
 from jaxpure.report.words import ball, interval, norm_ball, verdict
 
@@ -14,7 +15,7 @@ __all__ = [
     "interval",
     "norm_ball",
     "of_result",
-    "style",
+    "render",
     "verdict",
     "write",
 ]

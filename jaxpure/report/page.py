@@ -1,9 +1,7 @@
 """The page: all that a report says, put into page.html beside this file."""
 
-from importlib import resources
 from typing import Any
 
-import jinja2
 import numpy as np
 from etils import epath
 
@@ -11,6 +9,7 @@ from jaxpure.evaluation.result import Result
 from jaxpure.evaluation.summary import summarize
 from jaxpure.files import write_atomically
 from jaxpure.report import curve, pictures, tables, words
+from jaxpure.report.frame import render
 
 
 def of_result(path: epath.Path, result: Result, undefended: Result | None = None) -> None:
@@ -46,13 +45,9 @@ def write(
     }
     if purified is not None:
         images |= {"purified clean": purified[0], "purified adversarial": purified[1]}
-    template = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).from_string(_template())
-    page = template.render(
+    page = render(
+        "jaxpure.report",
+        "page.html",
         title=words.title(summary),
         verdict=words.emphasised(words.verdict(summary)),
         warnings=summary.get("warnings") or [],
@@ -80,12 +75,3 @@ def write(
         is_run=bool(summary.get("name")),
     )
     write_atomically(path, page.encode())
-
-
-def style() -> str:
-    """The page's CSS, for other pages that are to look like it."""
-    return _template().partition("<style>")[2].partition("</style>")[0]
-
-
-def _template() -> str:
-    return resources.files("jaxpure.report").joinpath("page.html").read_text("utf-8")

@@ -7,17 +7,16 @@ that it shows is escaped, and no name becomes part of a script.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 from etils import epath
 
 from jaxpure.errors import UserError
 from jaxpure.evaluation import paired
 from jaxpure.files import write_atomically
 from jaxpure.report import words
+from jaxpure.report.frame import render
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,10 @@ def write(path: epath.PathLike, entries: Sequence[Entry]) -> None:
         raise UserError("no finished run to show; give a folder that holds some")
     path = epath.Path(path)
     rows = [_row(entry, entries, path.parent) for entry in entries]
-    template = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).from_string(
-        resources.files("jaxpure.report").joinpath("view.html").read_text(encoding="utf-8")
-    )
-    page = template.render(
+    page = render(
+        "jaxpure.report",
+        "view.html",
+        title=f"{len(rows)} runs",
         columns=COLUMNS,
         rows=rows,
         filters={
