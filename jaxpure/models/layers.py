@@ -13,21 +13,18 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 from flax import nnx
-from jax.interpreters import ad, batching, mlir
 
 from jaxpure.errors import UserError
 from jaxpure.keys import drawn
+from jaxpure.models.bilinear import bilinear, summed_in_parts
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 SAME_3X3: Padding = ((1, 1), (1, 1))
 BESIDE = ((1, 0), (0, 1))  # of a 2x2 kernel for even places, and for odd ones
 NO_PADDING: Padding = ((0, 0), (0, 0))
-
-PATCHES_OF_PART = 1 << 20  # numbers in the patches of one part of `_kernel_gradient`
 
 
 def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -62,16 +59,13 @@ def _conv_as_dots(
 
 
 def _lower(x, kernel, *, stride, padding):
-    return _conv(x, kernel, stride, padding)
-
-
-def _shape_of_result(x, kernel, *, stride, padding):
-    out = jax.eval_shape(
-        partial(_lower, stride=stride, padding=padding),
-        jax.ShapeDtypeStruct(x.shape, x.dtype),
-        jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
-    )
-    return x.update(shape=out.shape, dtype=out.dtype, weak_type=False)
+    plain = partial(_conv, stride=stride, padding=padding)
+    if math.prod(x.shape[-3:-1]) >= math.prod(kernel.shape[:2]):
+        return plain(x, kernel)
+    # Of images smaller than the kernel XLA makes the kernel and slides it over the kernel,
+    # which XLA:CPU does 20 times slower.
+    as_dots = partial(_conv_as_dots, stride=stride, padding=padding)
+    return jax.lax.platform_dependent(x, kernel, cpu=as_dots, default=plain)
 
 
 def _transposed_to_x(g, x, kernel, *, stride, padding):
@@ -110,51 +104,30 @@ def _transposed_to_kernel(g, x, kernel, *, stride, padding):
 def _kernel_gradient(g, x, shape, stride: int, padding: Padding) -> jax.Array:
     """What `g`, the gradient of a convolution of `x`, says of its kernel `shape`.
 
-    Products of patches and gradient, summed over parts of the batch that stay in a
-    core's cache: on a CPU two to three times as fast as the convolution that autodiff
-    makes (benchmarks/README.md).
+    Products of patches and gradient: on a CPU two to three times as fast as the
+    convolution that autodiff makes (benchmarks/README.md).
     """
     kh, kw, inputs, outputs = shape
     x, g = x.reshape(-1, *x.shape[-3:]), g.reshape(-1, *g.shape[-3:])
-    n, rows, columns, _ = g.shape
-    x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
-    wanted = PATCHES_OF_PART // (rows * columns * kh * kw * inputs)
-    part = max(i for i in range(1, max(wanted, 1) + 1) if n % i == 0)
+    rows, columns = g.shape[1:3]
 
-    def body(total, both):
-        x, g = both
+    def products(g, x):
         taps = [
-            x[:, i : i + rows * stride : stride, j : j + columns * stride : stride]
+            x[:, :, i : i + rows * stride : stride, j : j + columns * stride : stride]
             for i in range(kh)
             for j in range(kw)
         ]
-        patches = jnp.concatenate(taps, -1).reshape(-1, kh * kw * inputs)
-        return total + patches.T @ g.reshape(-1, outputs), None
+        patches = jnp.concatenate(taps, -1).reshape(len(x), -1, kh * kw * inputs)
+        return patches.mT @ g.reshape(len(g), -1, outputs)
 
-    start = jnp.zeros((kh * kw * inputs, outputs), g.dtype)
-    parts = tuple(a.reshape(n // part, part, *a.shape[1:]) for a in (x, g))
-    return jax.lax.scan(body, start, parts)[0].reshape(shape)
-
-
-def _batched(operands, axes, *, stride, padding):
-    (x, kernel), (x_axis, kernel_axis) = operands, axes
-    options = {"stride": stride, "padding": padding}
-    if kernel_axis is not None:  # a kernel an image: JAX's own rule
-        plain = partial(_lower, **options)
-        return jax.vmap(plain, (x_axis, kernel_axis))(x, kernel), 0
-    x = jnp.moveaxis(x, x_axis, 0)
-    y = _conv_p.bind(x.reshape(-1, *x.shape[2:]), kernel, **options)
-    return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+    padded = jnp.pad(x, [(0, 0), *padding, (0, 0)])
+    patches = rows * columns * kh * kw * inputs
+    return summed_in_parts(products, g, padded, patches).reshape(shape)
 
 
-# A primitive of its own, with derivatives of both modes and of any order: `custom_vjp`
-# would refuse forward mode, and `custom_jvp` cannot say how its tangent is transposed.
-_conv_p = jax.extend.core.Primitive("conv2d")
-_conv_p.def_impl(jax.jit(_lower, static_argnames=("stride", "padding")))
-_conv_p.def_abstract_eval(_shape_of_result)
-mlir.register_lowering(_conv_p, mlir.lower_fun(_lower, multiple_results=False))
-ad.defbilinear(_conv_p, _transposed_to_x, _transposed_to_kernel)
-batching.primitive_batchers[_conv_p] = _batched
+_convolve = bilinear(
+    "conv2d", _lower, _transposed_to_x, _transposed_to_kernel, ("stride", "padding")
+)
 
 
 def conv2d(
@@ -174,17 +147,32 @@ def conv2d(
     if kernel.shape[:2] == (1, 1) and stride == 1:
         return x @ kernel[0, 0]
     images = x.reshape(-1, *x.shape[-3:])
-    y = _conv_p.bind(images, kernel, stride=stride, padding=padding)
+    y = _convolve(images, kernel, stride=stride, padding=padding)
     return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest-neighbour upsampling of `(..., H, W, C)` by two."""
+    return jnp.repeat(jnp.repeat(x, 2, -3), 2, -2)
 
 
 def conv2d_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 3x3 convolution of `x` `(..., H, W, C)` upsampled by two, nearest neighbours.
 
+    On the CPU at 4/9 of the cost; elsewhere as it says, for on a TPU memory is what a step
+    waits for, and that moves less of it (benchmarks/README.md). Taps are added up in the
+    kernel's dtype, and the convolutions are in that of `x`.
+    """
+    images = x.reshape(-1, *x.shape[-3:])
+    y = _convolve_upsampled(images, kernel)
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+
+def _as_four(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Four 2x2 convolutions of `x` itself.
+
     Of the nine pixels under the kernel only two by two differ, and which of its taps fall
-    on the same pixel depends on whether row and column of the result are even or odd: four
-    2x2 convolutions of `x` itself, at 4/9 of the cost. Taps are added up in the kernel's
-    dtype, and the convolutions are in that of `x`.
+    on the same pixel depends on whether row and column of the result are even or odd.
     """
 
     def merged(taps: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -204,6 +192,39 @@ def conv2d_of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     y = jnp.stack(rows, -4)  # (..., H, 2, W, 2, D)
     *lead, height, _, width, _, channels = y.shape
     return y.reshape(*lead, 2 * height, 2 * width, channels)
+
+
+def _upsampled_first(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return conv2d(upsample(x), kernel.astype(x.dtype), padding=SAME_3X3)
+
+
+def _of_upsampled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.platform_dependent(x, kernel, cpu=_as_four, default=_upsampled_first)
+
+
+def _upsampled_to_x(g, x, kernel):
+    def of(f):
+        return lambda g, kernel: jax.linear_transpose(lambda x: f(x, kernel), x.aval)(g)[0]
+
+    four, first = of(_as_four), of(_upsampled_first)
+    return jax.lax.platform_dependent(g, kernel, cpu=four, default=first)
+
+
+def _upsampled_to_kernel(g, x, kernel):
+    def of(f):
+        return lambda g, x: jax.linear_transpose(lambda k: f(x, k), kernel.aval)(g)[0]
+
+    four, first = of(_as_four), of(_upsampled_first)
+    return jax.lax.platform_dependent(g, x, cpu=four, default=first)
+
+
+_convolve_upsampled = bilinear(
+    "conv2d_of_upsampled",
+    _of_upsampled,
+    _upsampled_to_x,
+    _upsampled_to_kernel,
+    (),
+)
 
 
 def fan_avg_uniform(key: jax.Array, shape: tuple[int, ...], scale: float) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpure.models.layers import Conv
+from jaxpure.models.layers import Conv, upsample
 
 
 class Level(nnx.Module):
@@ -106,11 +106,6 @@ def run_levels(net: Any, x: jax.Array, emb: jax.Array) -> jax.Array:
             is_conv = isinstance(level.resize, Conv)
             x = level.resize.of_upsampled(x) if is_conv else level.resize(x, emb)
     return x
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """Nearest-neighbour upsampling of `(..., H, W, C)` by two."""
-    return jnp.repeat(jnp.repeat(x, 2, -3), 2, -2)
 
 
 def downsample(x: jax.Array) -> jax.Array:

@@ -26,6 +26,8 @@ class NafUNet:
 
     Attributes:
       image_size: height and width; must be divisible by 2 to the number of `widths`.
+      any_size: takes images of other sizes than that too, divisible likewise. It sees a
+        neighbourhood of each pixel alone, so that it can be trained on parts of images.
       in_channels: channels of an image.
       out_channels: `in_channels`, or twice that where the variance is learned too.
       widths: channels at a half, a quarter, ... of the resolution.
@@ -42,6 +44,7 @@ class NafUNet:
     widths: tuple[int, ...] = (64, 128, 256)
     blocks: tuple[int, ...] = (2, 2, 4)
     time_features: int = 128
+    any_size: bool = False
     compute_dtype: ComputeDtype = "float32"
 
     role: ClassVar[Role] = "denoiser"
@@ -116,7 +119,12 @@ class _NafUNet(nnx.Module):
 
     def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
         """Predicts the noise in `x` `(..., H, W, C)` at timesteps `t` `(...)`."""
-        given = x.dtype
+        given, unit = x.dtype, 2 ** len(self.config.widths)
+        if x.shape[-3] % unit or x.shape[-2] % unit:
+            raise UserError(
+                f"NafUNet of {len(self.config.widths)} levels takes images of a height and "
+                f"width divisible by {unit}, got {tuple(x.shape)}"
+            )
         if given == jnp.float32:
             x = x.astype(self.config.compute_dtype)
         emb = timestep_embedding(t, self.config.time_features).astype(x.dtype)

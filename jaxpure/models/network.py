@@ -19,8 +19,8 @@ ComputeDtype = Literal["float32", "bfloat16"]
 class Architecture(Protocol):
     """What a network is, without its parameters: a frozen dataclass of plain values.
 
-    It may also declare `any_size: ClassVar[bool] = True`: its module takes images of any
-    height and width, not of `input_shape` alone.
+    It may also have an `any_size` that is True: its module takes images of any height and
+    width, not of `input_shape` alone.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -72,16 +72,19 @@ class Network:
         architecture = dataclasses.replace(self.architecture, **changes)
         return Network(architecture, self.params, self.trained)
 
-    def _check_shape(self, shape: tuple[int, ...]) -> None:
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether it can be called with images `(..., H, W, C)` of this shape."""
         expected, given = self.architecture.input_shape, tuple(shape[-3:])
         if getattr(self.architecture, "any_size", False):
-            fits = len(given) == 3 and given[-1] == expected[-1]
-        else:
-            fits = given == expected
-        if not fits:
+            return len(given) == 3 and given[-1] == expected[-1]
+        return given == expected
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if not self.takes(shape):
             raise UserError(
-                f"{type(self.architecture).__name__} takes images of {expected}, got "
-                f"{tuple(shape)}: choose a network for this data, or resize the images"
+                f"{type(self.architecture).__name__} takes images of "
+                f"{self.architecture.input_shape}, got {tuple(shape)}: choose a network "
+                "for this data, or resize the images"
             )
 
 

@@ -1,11 +1,16 @@
 """The small networks that are trained here: their parts against plain computation."""
 
+import dataclasses
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxpure import models
+from jaxpure.errors import UserError
 from jaxpure.models import airnet, depthwise, naf_unet
 from jaxpure.models.layers import SAME_3X3, conv2d
 from tests.models.cases import filled
@@ -76,19 +81,49 @@ def test_max_pool_takes_maxima_and_drops_the_rest():
 # Convolutions.
 
 
-@pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])
-def test_depthwise_is_a_grouped_convolution(size, stride):
-    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 4))
-    kernel = depthwise.depthwise_init(jax.random.key(1), size, 4)
-    expected = jax.lax.conv_general_dilated(
-        x,
+def grouped(x, kernel, stride):
+    """A depthwise convolution as lax has it."""
+    y = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-3:]),
         kernel[:, :, None, :],
         (stride, stride),
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=4,
+        feature_group_count=kernel.shape[-1],
     )
-    np.testing.assert_allclose(depthwise.depthwise(x, kernel, stride), expected, atol=1e-5)
+    return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize("shape", [(6, 7, 4), (3, 2, 2, 5, 4)], ids=str)
+def test_depthwise_is_a_grouped_convolution(size, stride, shape):
+    """Its value, and its derivatives of both modes, of second order, and under vmap."""
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = depthwise.depthwise_init(jax.random.key(1), size, 4)
+    tangents = jnp.cos(x), jnp.sin(kernel)
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(convolve, x, kernel):
+        def value(x, kernel):
+            return jnp.sum(jnp.sin(convolve(x, kernel, stride)))
+
+        gradient = jax.grad(value, (0, 1))
+        many = jnp.stack([x, 2 * x]), jnp.stack([kernel, -kernel])
+        return (
+            convolve(x, kernel, stride),
+            gradient(x, kernel),
+            jax.jvp(value, (x, kernel), tangents),
+            jax.jvp(gradient, (x, kernel), tangents),
+            jax.vmap(gradient, (0, None))(many[0], kernel),
+            jax.vmap(gradient, (None, 0))(x, many[1]),
+        )
+
+    chex.assert_trees_all_close(
+        everything(depthwise.depthwise, x, kernel),
+        everything(grouped, x, kernel),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_pixels_become_channels_and_pixels_again():
@@ -123,6 +158,21 @@ def test_the_denoiser_takes_an_image_or_a_batch_and_looks_at_the_time():
     other = call(network, x, jnp.array([0, 10, 250]))
     assert float(jnp.abs(other - noise)[2].max()) > 1e-3
     np.testing.assert_array_equal(other[:2], noise[:2])
+
+
+def test_the_denoiser_of_any_size_sees_a_neighbourhood_alone():
+    """Far from the edges a part of an image is denoised as all of it is."""
+    config = dataclasses.replace(DENOISER, any_size=True)
+    network, t = filled(config), jnp.array(10)
+    x = jax.random.normal(jax.random.key(0), (80, 72, 3))
+    whole, part = call(network, x, t), call(network, x[8:72, 4:68], t)
+    assert whole.shape == x.shape
+    middle = whole[8:72, 4:68][28:36, 28:36]
+    np.testing.assert_allclose(part[28:36, 28:36], middle, atol=1e-5)
+    with pytest.raises(UserError, match="divisible by 4"):
+        network(x[:, :-2], t)
+    with pytest.raises(UserError, match="takes images of"):
+        filled(DENOISER)(x, t)
 
 
 def test_the_denoiser_sees_further_than_a_patch():

@@ -3,6 +3,8 @@
 References are autodiff of `lax.conv_general_dilated`, and numpy in float64.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,7 @@ from filling import normal
 from flax import nnx
 from jax.test_util import check_grads
 
-from jaxpure.models import layers
-from jaxpure.models.levels import upsample
+from jaxpure.models import bilinear, depthwise, layers
 
 SAME = ((1, 1), (1, 1))
 LOW_RIGHT = ((0, 1), (0, 1))
@@ -33,6 +34,11 @@ CASES = [
     (7, 5, 1, 2, NONE),
     (6, 6, 1, 1, NONE),
     (9, 8, 5, 2, ((2, 2), (2, 2))),
+    (2, 2, 3, 1, SAME),  # smaller than the kernel
+    (2, 1, 3, 1, SAME),
+    (1, 1, 3, 1, SAME),
+    (2, 2, 3, 2, SAME),
+    (3, 1, 5, 2, ((2, 2), (2, 2))),
 ]
 
 
@@ -94,6 +100,59 @@ def test_convolution_has_autodiffs_value_and_gradients(case):
         lambda x, k: conv_reference(x, k, stride, padding), x, kernel
     )
     assert_all_close(got, want)
+
+
+@pytest.mark.parametrize("padding", [SAME, LOW_RIGHT], ids=str)
+def test_small_images_are_not_made_the_kernel(padding):
+    def gradients(x, kernel):
+        return jax.value_and_grad(
+            lambda *args: jnp.sum(own(*args, 1, padding) ** 2), (0, 1)
+        )(x, kernel)
+
+    x, kernel, *_ = draw((2, 2, 3, 1, padding))
+    program = jax.jit(gradients).lower(x, kernel).compile().as_text()
+    assert " convolution(" not in program
+    x, kernel, *_ = draw((3, 3, 3, 1, padding))
+    program = jax.jit(gradients).lower(x, kernel).compile().as_text()
+    assert " convolution(" in program
+    assert "01fb_o01i" not in program
+
+
+@pytest.mark.parametrize("numbers", [1, 48, 10**6])
+def test_a_sum_in_parts_is_the_sum(numbers, monkeypatch):
+    monkeypatch.setattr(bilinear, "NUMBERS_OF_PART", 2 * 48)
+    g, x = (jax.random.normal(jax.random.key(i), (24, 5, 3)) for i in range(2))
+
+    def sums(g, x):
+        return jnp.einsum("snij,snij->si", g, x)
+
+    summed = partial(bilinear.summed_in_parts, sums, numbers_of_an_image=numbers)
+    got = jax.jit(summed)(g, x)
+    assert_all_close(got, jnp.einsum("nij,nij->i", g, x))
+
+
+def grouped(x, kernel):
+    return depthwise.depthwise(x, kernel[..., 0])
+
+
+@pytest.mark.parametrize("op", [own, grouped])
+def test_devices_keep_their_images_in_a_kernels_gradient(op):
+    """A batch over two devices: each takes its own, and one sum of kernels is exchanged."""
+    mesh = jax.make_mesh(
+        (2,), ("data",), (jax.sharding.AxisType.Auto,), devices=jax.devices()[:2]
+    )
+    over, everywhere = (jax.sharding.NamedSharding(mesh, jax.P(a)) for a in ("data", None))
+    x, kernel, *options = draw(CASES[0], (16,))
+    call = op if op is grouped else partial(op, stride=options[0], padding=options[1])
+
+    @jax.jit
+    def gradient(x, kernel):
+        return jax.grad(lambda k: jnp.sum(call(x, k) ** 2))(kernel)
+
+    want = gradient(x, kernel)
+    args = jax.device_put(x, over), jax.device_put(kernel, everywhere)
+    assert "all-gather" not in gradient.lower(*args).compile().as_text()
+    assert_all_close(gradient(*args), want, 1e-4)
 
 
 @pytest.mark.parametrize("case", [CASES[1], CASES[6], CASES[9]], ids=str)
@@ -242,7 +301,7 @@ def test_convolution_of_upsampled_images_is_what_it_says(lead):
     weights = jax.random.normal(keys[2], (*lead, 6, 10, 6))
 
     def plain(x, kernel):
-        return jnp.sum(weights * layers.conv2d(upsample(x), kernel, padding=SAME))
+        return jnp.sum(weights * layers.conv2d(layers.upsample(x), kernel, padding=SAME))
 
     def fast(x, kernel):
         return jnp.sum(weights * layers.conv2d_of_upsampled(x, kernel))
@@ -256,10 +315,24 @@ def test_convolution_of_upsampled_images_is_what_it_says(lead):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(
         layers.conv2d_of_upsampled(x, kernel),
-        layers.conv2d(upsample(x), kernel, padding=SAME),
+        layers.conv2d(layers.upsample(x), kernel, padding=SAME),
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+def test_convolution_of_upsampled_images_is_one_elsewhere_and_has_every_derivative():
+    x, kernel = jnp.ones((2, 4, 4, 3)), jnp.ones((3, 3, 3, 5))
+    value = layers.conv2d_of_upsampled
+    derivatives = jax.grad(lambda x, k: value(x, k).sum(), (0, 1))
+    for step in map(jax.jit, (value, derivatives)):
+        lowered = {
+            platform: step.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+            for platform in ("cpu", "tpu")
+        }
+        large = "2x8x8x3"  # of the upsampled images
+        assert large in lowered["tpu"] and large not in lowered["cpu"]
+    check_grads(layers.conv2d_of_upsampled, (x, kernel), order=2, atol=0.1, rtol=0.1)
 
 
 def test_convolution_keeps_the_dtype_of_its_input():
