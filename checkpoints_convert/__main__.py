@@ -3,14 +3,17 @@
 python -m checkpoints_convert --list
 python -m checkpoints_convert SOURCE OUT [--family NAME] [--set field=value ...]
 python -m checkpoints_convert --check OUT [--data cifar10]
+python -m checkpoints_convert --check OUT --data cifar10 --classifier NAME --t_star 50,100
 """
 
 import argparse
+import pathlib
+import shlex
 import sys
 from typing import NoReturn
 
 from checkpoints_convert import published
-from checkpoints_convert.conversion import check, convert
+from checkpoints_convert.conversion import check, convert, note, purified
 from checkpoints_convert.families import FAMILIES
 from jaxpure.errors import UserError
 
@@ -40,13 +43,27 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--list", action="store_true", help="families and known weights")
     parser.add_argument("--check", metavar="OUT", help="hash and one forward pass")
-    parser.add_argument("--data", help="with --check: measure accuracy on this set")
+    parser.add_argument("--data", help="with --check: accuracy, or a denoiser's loss")
+    parser.add_argument(
+        "--classifier",
+        metavar="NAME",
+        help="with --data: what it has right of images that the denoiser purified",
+    )
+    parser.add_argument(
+        "--t_star",
+        metavar="T,T,...",
+        default="50,100",
+        help="of DiffPure, with --classifier",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="adds what was measured to the card"
+    )
     try:
         args = parser.parse_args(argv)
         if args.list:
             _list()
         elif args.check:
-            _check(args.check, args.data)
+            _check(args)
         elif args.source and args.out:
             _convert(args)
         else:
@@ -65,7 +82,12 @@ def _convert(args: argparse.Namespace) -> None:
     )
 
 
-def _check(path: str, dataset: str | None) -> None:
+def _check(args: argparse.Namespace) -> None:
+    path, dataset = args.check, args.data
+    if args.classifier and not dataset:
+        raise UserError("--classifier is of a data set: give --data too")
+    if args.write and not dataset:
+        raise UserError("--write notes what was measured on --data: give that too")
     card = check(path, dataset)
     print(
         f"{path}: SHA-256 as its card says; {card['parameters']:,} parameters; one forward "
@@ -73,7 +95,40 @@ def _check(path: str, dataset: str | None) -> None:
     )
     if dataset is not None:
         n = card["num_examples"]
-        print(f"{100 * card['accuracy']:.2f}% of the {n:,} images of {dataset}")
+        if "loss" in card:
+            print(f"noise prediction loss {card['loss']:.5f} on {n:,} images of {dataset}")
+            told = card["loss_by_timestep"].items()
+            print("  by timestep: " + ", ".join(f"{t}: {loss:.5f}" for t, loss in told))
+        else:
+            print(f"{100 * card['accuracy']:.2f}% of the {n:,} images of {dataset}")
+    if args.classifier and dataset:
+        found = purified(path, dataset, args.classifier, _timesteps(args.t_star))
+        for t, right in found["right"].items():
+            print(
+                f"{100 * right:.1f}% of the first {found['num_examples']:,} after "
+                f"diffpure(t_star={t}), by {args.classifier}"
+            )
+        if args.write:
+            note(path, {"purified": found | {"measured_by": _command(args)}})
+    elif args.write:
+        names = ("accuracy", "loss", "loss_by_timestep", "num_examples")
+        found = {name: card[name] for name in names if name in card}
+        note(path, {"measured": found | {"measured_by": _command(args)}})
+
+
+def _timesteps(text: str) -> list[int]:
+    try:
+        return [int(t) for t in text.split(",")]
+    except ValueError:
+        raise UserError(f"--t_star={text}, expected integers such as 50,100") from None
+
+
+def _command(args: argparse.Namespace) -> str:
+    name = pathlib.PurePath(args.check).name
+    given = ["--check", name, f"--data={args.data}"]
+    if args.classifier:
+        given += [f"--classifier={args.classifier}", f"--t_star={args.t_star}"]
+    return f"python -m checkpoints_convert {shlex.join(given)}"
 
 
 def _list() -> None:

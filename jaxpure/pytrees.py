@@ -14,7 +14,7 @@ object around tracers.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import (
     Annotated,
     Any,
@@ -35,6 +35,25 @@ T = TypeVar("T")
 _STATIC = "static"
 
 Static = Annotated[T, _STATIC]
+_UNRECORDED = "unrecorded"
+Unrecorded = Annotated[T, _STATIC, _UNRECORDED]
+"""A static field that changes no value: no part of what an evaluation is."""
+
+
+class _Values(tuple):
+    """Static values, of which the first `shown` are in its text, and so in digests."""
+
+    shown: int
+
+    def __new__(cls, values: Iterable[Any], shown: int) -> "_Values":
+        self = super().__new__(cls, values)
+        self.shown = shown
+        return self
+
+    def __repr__(self) -> str:
+        return repr(tuple(self[: self.shown]))
+
+
 """The type of a field that is part of the structure: hashable, and compiled for."""
 
 
@@ -72,11 +91,15 @@ def pytree(cls: Any = None, *, eq: bool = True, repr: bool = True) -> Any:
 def _pytree(cls: Any, *, eq: bool, repr: bool) -> Any:
     cls = dataclasses.dataclass(frozen=True, eq=eq, repr=repr)(cls)
     fields = dataclasses.fields(cls)
-    meta = tuple(f.name for f in fields if is_static(f.type))
+    static = [f for f in fields if is_static(f.type)]
+    static.sort(key=_is_unrecorded)
+    meta = tuple(f.name for f in static)
+    shown = sum(not _is_unrecorded(f) for f in static)
     data = tuple(f.name for f in fields if not is_static(f.type))
 
     def flatten(x):
-        return tuple(getattr(x, n) for n in data), tuple(getattr(x, n) for n in meta)
+        values = _Values((getattr(x, n) for n in meta), shown)
+        return tuple(getattr(x, n) for n in data), values
 
     def flatten_with_keys(x):
         leaves, values = flatten(x)
@@ -96,6 +119,10 @@ def _pytree(cls: Any, *, eq: bool, repr: bool) -> Any:
 def is_static(kind: Any) -> bool:
     """Whether a field of this type is part of the structure."""
     return get_origin(kind) is Annotated and _STATIC in kind.__metadata__
+
+
+def _is_unrecorded(field: dataclasses.Field) -> bool:
+    return _UNRECORDED in getattr(field.type, "__metadata__", ())
 
 
 def choose(condition: jax.Array, a: Any, b: Any) -> Any:

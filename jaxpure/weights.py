@@ -169,7 +169,11 @@ def digest(name_or_path: epath.PathLike) -> str:
 
 
 def find(name_or_path: epath.PathLike) -> epath.Path:
-    """The file that a bundled name or a path means."""
+    """The file that a bundled name or a path means.
+
+    The file name of a bundled network (`digits_denoiser.safetensors`) means that network,
+    where no such file is there: commands on cards name files.
+    """
     path, names = epath.Path(name_or_path), bundled()
     if path.suffix in PICKLES:
         raise WeightsError(
@@ -179,6 +183,8 @@ def find(name_or_path: epath.PathLike) -> epath.Path:
     if path.suffix == ".safetensors":
         if path.exists():
             return path
+        if path.name == str(name_or_path) and path.stem in names:
+            return names[path.stem]
         there = [p.name for p in path.parent.glob("*.safetensors")]
         raise WeightsError(
             f"weights file {path} does not exist: train it (python -m experiments.train) "

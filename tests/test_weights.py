@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -214,6 +215,22 @@ def test_random_weights_are_made_by_their_spec():
     ):
         with pytest.raises(WeightsError, match=culprit):
             weights.load(wrong)
+
+
+def test_bundled_weights_are_small_together():
+    assert sum(path.stat().length for path in weights.bundled().values()) < 45e6
+
+
+def test_the_commands_on_cards_find_their_network():
+    commands = [weights.card(name).get("measured_by", "") for name in weights.bundled()]
+    files = [re.search(r"--check (\S+)", text) for text in commands if text]
+    assert files and all(files)
+    for name in weights.bundled():
+        assert weights.find(f"{name}.safetensors") == weights.bundled()[name]
+        with pytest.raises(WeightsError, match="does not exist"):
+            weights.find(f"elsewhere/{name}.safetensors")
+    for found in files:
+        assert weights.find(found[1]).exists()
 
 
 @pytest.mark.parametrize("name", sorted(weights.bundled()))

@@ -17,10 +17,12 @@ from safetensors.numpy import save_file
 from checkpoints_convert import (
     ConversionError,
     check,
+    conversion,
     convert,
     converted_from_hub,
     locate,
 )
+from checkpoints_convert.__main__ import main
 from checkpoints_convert.families import FAMILIES
 from checkpoints_convert.published import PUBLISHED, Published
 from checkpoints_convert.sources import open_contents
@@ -388,6 +390,82 @@ def test_check_runs_every_kind_of_network(tmp_path, golden, family):
     weights.save(tmp_path / "net.safetensors", network, {})
     shape = (3,) if family == "deit_small" else config.input_shape[:2]
     assert check(tmp_path / "net.safetensors")["output_shape"][: len(shape)] == shape
+
+
+def test_check_gives_the_loss_that_a_denoisers_card_says(capsys):
+    path = weights.bundled()["digits_denoiser"]
+    told = float(weights.card(path)["result"].split()[3])
+    assert check(path, "digits")["loss"] == pytest.approx(told, abs=2e-5)
+    assert check(weights.bundled()["digits_classifier"], "digits")["accuracy"] == 0.992
+    main(["--check", str(path), "--data", "digits"])
+    assert f"loss {told:.5f} on 500 images" in capsys.readouterr().out
+
+
+def copied(name, folder):
+    """A bundled network in a folder, with its card."""
+    for suffix in (".safetensors", ".json"):
+        source = weights.bundled()[name].with_suffix(suffix)
+        (folder / f"{name}{suffix}").write_bytes(source.read_bytes())
+    return folder / f"{name}.safetensors"
+
+
+def test_what_was_measured_is_written_on_the_card(tmp_path):
+    path = copied("digits_classifier", tmp_path)
+    main(["--check", str(path), "--data=digits", "--write"])
+    assert weights.card(path)["measured"] == {
+        "accuracy": 0.992,
+        "num_examples": 500,
+        "measured_by": "python -m checkpoints_convert --check "
+        "digits_classifier.safetensors --data=digits",
+    }
+    path = copied("digits_denoiser", tmp_path)
+    main(["--check", str(path), "--data=digits", "--write"])
+    told = weights.card(path)
+    found = told["measured"]["loss_by_timestep"]
+    assert found.keys() == told["loss_by_timestep"].keys()
+    for t, loss in found.items():
+        assert loss == pytest.approx(told["loss_by_timestep"][t], abs=2e-4)
+
+
+def test_what_is_right_after_purification_is_written_on_the_card(tmp_path, capsys):
+    path = copied("digits_denoiser", tmp_path)
+    before = weights.card(path)
+    argv = ["--check", str(path), "--data=digits", "--classifier=digits_classifier"]
+    main([*argv, "--t_star=1,2", "--write"])
+    found = weights.card(path)
+    told = found["purified"]
+    assert {k: v for k, v in found.items() if k != "purified"} == {
+        k: v for k, v in before.items() if k != "purified"
+    }
+    assert told["right"].keys() == {"1", "2"}
+    assert all(value > 0.98 for value in told["right"].values())
+    assert told["measured_by"].endswith(
+        "--check digits_denoiser.safetensors --data=digits --classifier=digits_classifier "
+        "--t_star=1,2"
+    )
+    assert f"{100 * told['right']['2']:.1f}% of the first 500" in capsys.readouterr().out
+    with pytest.raises(weights.WeightsError, match="not a classifier of images"):
+        conversion.purified(path, "digits", "mnist_classifier", [1])
+    with pytest.raises(weights.WeightsError, match="not a denoiser"):
+        conversion.purified("digits_classifier", "digits", "digits_classifier", [1])
+
+
+def test_what_cannot_be_measured_is_told(tmp_path):
+    config = models.GuidedUNet(
+        image_size=8,
+        in_channels=1,
+        channels=64,
+        channel_mult=(1,),
+        attention_levels=(),
+        num_classes=7,
+    )
+    network = models.create(config, jax.random.key(0))
+    weights.save(tmp_path / "net.safetensors", network, {})
+    with pytest.raises(weights.WeightsError, match="wants a class"):
+        check(tmp_path / "net.safetensors", "digits")
+    colours = weights.bundled()["cifar10_denoiser"]
+    with pytest.raises(weights.WeightsError, match=r"\(32, 32, 3\).*\(8, 8, 1\)"):
+        check(colours, "digits")
 
 
 def test_a_known_url_is_fetched_once_and_verified(tmp_path, tensors, monkeypatch):
