@@ -12,6 +12,7 @@ here attacks anything: adversarial images and directions come in as arrays.
     compression   compression rates, the Jacobian's norm and singular values
     thresholds    anchors, the 2x2 table, critical thresholds
     prediction    AUC per image; correlation and sigmoid per setting
+    frechet       how far what a model makes is from the data, in any features
     fuzzy         success over keys and its cumulative curve
     theory        the theorems, the spherical cap, the picture in two dimensions
     scorecard     one defense, checked for masked gradients line by line
@@ -25,6 +26,7 @@ from jaxpure.dissect import (
     denoising,
     derivatives,
     draws,
+    frechet,
     fuzzy,
     geometry,
     masking,
@@ -46,6 +48,7 @@ __all__ = [
     "denoising",
     "derivatives",
     "draws",
+    "frechet",
     "fuzzy",
     "geometry",
     "masking",

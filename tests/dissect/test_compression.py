@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpure.dissect import compression, derivatives
-from jaxpure.models.layers import conv2d
-from jaxpure.models.levels import upsample
+from jaxpure.models.layers import conv2d, upsample
 from tests.dissect import toys
 
 SAME = ((1, 1), (1, 1))

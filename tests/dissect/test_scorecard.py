@@ -1,5 +1,8 @@
 """The scorecard names a masked gradient, and clears a defense that masks nothing."""
 
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +21,7 @@ IMAGES = 200
 CHECKS = {
     "replay gap",
     "EOT against replay",
+    "EOT",
     "steps or draws",
     "BPDA",
     "one step",
@@ -105,10 +109,74 @@ def test_a_defense_that_hides_nothing_is_cleared(nothing):
 
 
 def test_hidden_noise_is_named():
-    found = card(Noise(0.6), ball="linf(0.1)", checks=["replay gap"])
+    found = card(Noise(0.6), ball="linf(0.1)", checks=["replay gap"], tolerance=0.02)
     (gap,) = found.lines
     assert found.masked == ["replay gap"]
     assert 0 < gap.low < gap.value < gap.high
+
+
+def robust_under(monkeypatch, share):
+    """Makes each evaluation leave the first so many images right: `share` by name."""
+
+    def evaluated(defense, attack, dataset, *, folder, **_):
+        right = np.arange(IMAGES) < share.get(folder.name, 0) * IMAGES
+        none = np.zeros(IMAGES, int)
+        found = {"zero_gradients": none, "bad_gradients": none, "evaluations": none + 1}
+        return types.SimpleNamespace(robust=right[:, None], **found)
+
+    module = sys.modules["jaxpure.dissect.scorecard"]
+    monkeypatch.setattr(module, "evaluate", evaluated)
+
+
+MASKED = {
+    "replay gap": {"fresh": 1},
+    "EOT against replay": {"fresh_eot": 1},
+    "EOT": {"fresh": 1, "fresh_eot": 0.97},
+    "steps or draws": {"fresh_eot_few": 1},
+    "BPDA": {"plain": 1},
+    "one step": {"plain": 1},
+    "more steps": {"plain": 1},
+    "larger eps": {"plain": 1, "wider": 0.97},
+    "unbounded": {"unbounded": 1},
+    "queries": {"plain": 1},
+    "transfer": {"plain": 1},
+}
+
+
+@pytest.mark.parametrize("check", MASKED)
+def test_every_line_can_name_masking(check, monkeypatch, tmp_path):
+    robust_under(monkeypatch, MASKED[check])
+    found = card(Nothing(), checks=[check], folder=tmp_path)
+    assert found.verdict == found[check].verdict == "masked"
+
+
+def test_a_defense_that_every_attack_breaks_alike_is_clear(monkeypatch, tmp_path):
+    robust_under(monkeypatch, {})
+    found = card(Nothing(), folder=tmp_path)
+    assert {line.check for line in found.lines} == CHECKS
+    assert found.verdict == "clear", str(found)
+
+
+def test_a_difference_below_the_tolerance_is_clear(monkeypatch, tmp_path):
+    """Above zero with all of its interval, and too small to matter."""
+    robust_under(monkeypatch, {"plain": 0.05})
+    (line,) = card(Nothing(), checks=["BPDA"], folder=tmp_path).lines
+    assert 0 < line.low < line.high < 0.1 and line.verdict == "clear"
+
+
+@pytest.mark.parametrize(("steps", "draws"), [(20, 8), (3, 8), (16, 4)])
+def test_steps_and_draws_cost_the_same(steps, draws, monkeypatch, tmp_path):
+    made = {}
+
+    def evaluated(defense, attack, dataset, *, folder, **_):
+        made[folder.name] = attack.num_steps * attack.eot_samples
+        return types.SimpleNamespace(robust=np.zeros((IMAGES, 1), bool))
+
+    monkeypatch.setattr(sys.modules["jaxpure.dissect.scorecard"], "evaluate", evaluated)
+    checks = {"checks": ["steps or draws"], "folder": tmp_path}
+    card(Nothing(), num_steps=steps, eot_samples=draws, **checks)
+    many = made.get("fresh_many", made.get("fresh"))
+    assert made["fresh_eot_few"] == many
 
 
 def test_it_prints_a_table_and_writes_a_csv(rounding, tmp_path):
