@@ -12,8 +12,10 @@ from jax.test_util import check_grads
 from jaxpure.defenses import PurifiedClassifier, denoiser_evaluations
 from jaxpure.diffusion import Ddim, Ddpm, Linear, Ode, Sde, make_chain, reverse
 from jaxpure.errors import UserError
+from jaxpure.evaluation.identity import fingerprint
 from jaxpure.gradients import GRADIENTS, Bpda, Exact, Surrogate, Transfer, WithDerivative
 from jaxpure.keys import PartKeys, noise_at
+from jaxpure.models.layers import SAME_3X3, conv2d
 from jaxpure.purifiers import DiffPure, Identity, OneShot, RevPure, ddim
 from jaxpure.pytrees import Static, pytree
 from jaxpure.specs import build
@@ -75,11 +77,20 @@ def test_gradient_by_the_denoisers_parameters_is_exact(name):
         check_grads(function, (0.7,), order=1, modes=["rev"])
 
 
-@pytest.mark.parametrize("rule", [Ddpm(), Ddim(eta=0.5, num_steps=4), Sde()])
-def test_checkpointed_chain_is_the_plain_loop(rule):
+@pytest.mark.parametrize(
+    ("rule", "remat"),
+    [
+        (Ddpm(), "step"),
+        (Ddpm(), "products"),
+        (Ddpm(), "none"),
+        (Ddim(eta=0.5, num_steps=4), "step"),
+        (Sde(), "step"),
+    ],
+)
+def test_checkpointed_chain_is_the_plain_loop(rule, remat):
     """Value and gradient, against a loop in Python that knows no scan or checkpoint."""
     with jax.enable_x64(True):
-        chain = make_chain(Linear(), rule, 9)
+        chain = make_chain(Linear(), rule, 9, remat)
         key, x, net = jax.random.key(3), image(dtype=np.float64), denoiser()
 
         def plain(key, x):
@@ -104,23 +115,44 @@ def test_checkpointed_chain_is_the_plain_loop(rule):
             chex.assert_trees_all_close(a, b, rtol=1e-12, atol=1e-13)
 
 
-def test_the_chains_gradient_keeps_states_and_not_what_made_them():
-    """The backward pass of a longer chain stores one more image a step, no more."""
-
-    def wide(x, t):  # 64 times the image, none of which must be kept
-        hidden = jnp.tanh(x[..., None] + jnp.linspace(0, 1, 64).reshape(1, 1, 1, -1))
-        return jnp.mean(hidden * hidden, -1)
+def kept_a_step(net, remat):
+    """What the backward pass of a longer chain stores for each step, in images."""
 
     def temporaries(t_star):
-        purifier = RevPure(jax.tree_util.Partial(wide), t_star=t_star)
+        purifier = RevPure(jax.tree_util.Partial(net), t_star=t_star, remat=remat)
         grad = jax.jit(jax.grad(lambda p, k, x: jnp.sum(p(k, x)), 2))
         x = jnp.zeros((16, 16, 1))
         compiled = grad.lower(purifier, jax.random.key(0), x).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    image_bytes = 4 * 16 * 16
-    per_step = (temporaries(400) - temporaries(200)) / 200
-    assert image_bytes <= per_step < 4 * image_bytes
+    return (temporaries(400) - temporaries(200)) / 200 / (4 * 16 * 16)
+
+
+def test_the_chains_gradient_keeps_states_and_not_what_made_them():
+    def wide(x, t):  # 64 times the image, none of which must be kept
+        hidden = jnp.tanh(x[..., None] + jnp.linspace(0, 1, 64).reshape(1, 1, 1, -1))
+        return jnp.mean(hidden * hidden, -1)
+
+    assert 1 <= kept_a_step(wide, "step") < 4
+    assert kept_a_step(wide, "products") < 4  # there is none
+    assert kept_a_step(wide, "none") > 64
+
+
+def test_products_alone_may_be_kept():
+    kernel = jnp.ones((3, 3, 1, 64)) / 9
+
+    def wide(x, t):  # a convolution to 64 channels, and three functions of it
+        made = conv2d(x, kernel, padding=SAME_3X3)
+        return jnp.mean(jnp.tanh(jnp.sin(jnp.exp(made))), -1, keepdims=True)
+
+    assert 1 <= kept_a_step(wide, "step") < 4
+    assert 64 <= kept_a_step(wide, "products") < 2 * 64
+    assert kept_a_step(wide, "none") > 2 * 64
+
+
+def test_what_cannot_be_computed_again_is_told():
+    with pytest.raises(UserError, match="products"):
+        DiffPure(denoiser(), t_star=3, remat="all")
 
 
 @pytest.mark.parametrize("name", PURIFIERS)
@@ -275,3 +307,12 @@ def test_checks_run_when_a_user_builds_a_thing_and_not_when_jax_does():
     thing = Checked(1.0)
     doubled = jax.jit(lambda t: jax.tree.map(lambda a: 2 * a, t))(thing)
     assert built == [1.0] and float(doubled.x) == 2.0
+
+
+def test_what_is_computed_again_is_no_part_of_what_an_evaluation_is():
+    usual, other = (DiffPure(denoiser(), t_star=3, remat=r) for r in ("step", "none"))
+    assert fingerprint(usual) == fingerprint(other)
+    assert "'none'" not in str(jax.tree.structure(other))
+    assert jax.tree.structure(usual) != jax.tree.structure(other)  # compiled for each
+    assert jax.tree.map(lambda x: x, other).remat == "none"
+    assert jax.tree.map(lambda x: x, other).chain.remat == "none"

@@ -3,6 +3,7 @@
 from jaxpure.diffusion.chain import (
     Chain,
     Guide,
+    Remat,
     Step,
     add_noise,
     make_chain,
@@ -32,6 +33,7 @@ __all__ = [
     "Levels",
     "Linear",
     "Ode",
+    "Remat",
     "Schedule",
     "Sde",
     "Step",

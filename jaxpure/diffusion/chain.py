@@ -5,8 +5,7 @@ a chain that visits fewer timesteps meets the same noise at those it shares.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,20 @@ import numpy as np
 
 from jaxpure.diffusion.schedules import Levels, Schedule
 from jaxpure.diffusion.steps import StepRule
-from jaxpure.errors import UserError
+from jaxpure.errors import UserError, check_in
 from jaxpure.keys import Key, noise_at
-from jaxpure.pytrees import Static, pytree
+from jaxpure.pytrees import Static, Unrecorded, pytree
 from jaxpure.types import Denoiser
+
+Remat = Literal["step", "products", "none"]
+"""What the gradient through a chain computes again: all of a "step" from its state, all but
+the results of "products" (matrices, convolutions), or "none" of it. The less, the more
+memory (benchmarks/README.md)."""
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    names = ("dot_general", "conv_general_dilated", "conv2d", "conv2d_of_upsampled")
+    return primitive.name in names
 
 
 @pytree(eq=False, repr=False)
@@ -30,6 +39,7 @@ class Chain:
       labels: `(n,)` what the denoiser is told at each step.
       signal: `(n,)` the signal's share of the variance after each step, 1 after the last.
       coefficients: dict of `(n,)`, the rule's numbers.
+      remat: what its gradient computes again; static.
     """
 
     rule: Static[StepRule]
@@ -37,6 +47,7 @@ class Chain:
     labels: Any
     signal: Any
     coefficients: Any
+    remat: Unrecorded[Remat] = "step"
 
     def __len__(self) -> int:
         return self.noise_index.shape[0]
@@ -72,14 +83,18 @@ the noised input.
 """
 
 
-def make_chain(schedule: Schedule, rule: StepRule, start: int) -> Chain:
+def make_chain(
+    schedule: Schedule, rule: StepRule, start: int, remat: Remat = "step"
+) -> Chain:
     """The reverse chain from timestep `start` down to 0.
 
     Args:
       schedule: the noise that the denoiser was trained with.
       rule: a step rule.
       start: the first timestep to be denoised, 0 to num_timesteps - 1.
+      remat: what a gradient computes again.
     """
+    check_in("remat", remat, get_args(Remat))
     if not 0 <= start < schedule.num_timesteps:
         raise UserError(
             f"a chain cannot start at timestep {start}; expected 0 to "
@@ -88,7 +103,7 @@ def make_chain(schedule: Schedule, rule: StepRule, start: int) -> Chain:
     timesteps = rule.timesteps(start)
     labels, coefficients = rule.coefficients(schedule, timesteps)
     signal = schedule.signal(np.append(timesteps[1:], -1))
-    return Chain(rule, timesteps.astype(np.int32), labels, signal, coefficients)
+    return Chain(rule, timesteps.astype(np.int32), labels, signal, coefficients, remat)
 
 
 def add_noise(signal: jax.Array, x: jax.Array, noise: jax.Array) -> jax.Array:
@@ -113,8 +128,9 @@ def reverse(
     """Runs the chain on one image `(H, W, C)` in the diffusion's range.
 
     Exactly differentiable: the backward pass keeps the `n` states and recomputes each
-    step from its own, with the same noise, since noise is a function of the key and the
-    step's timestep. (A checkpoint around the whole scan would save nothing.)
+    step from its own (or what `chain.remat` says), with the same noise, since noise is a
+    function of the key and the step's timestep. (A checkpoint around the whole scan would
+    save nothing.)
 
     Args:
       chain: the steps.
@@ -123,7 +139,7 @@ def reverse(
       x: where to begin.
       guide: what to add to the mean of each step; a key of its own goes in its closure.
     """
-    step = _checkpointed_step(chain, denoiser, key, guide)
+    step = _step(chain, denoiser, key, guide)
     return jax.lax.scan(lambda x, i: (step(x, i), None), x, _inputs(chain, x))[0]
 
 
@@ -131,7 +147,7 @@ def reverse_states(
     chain: Chain, denoiser: Denoiser, key: Key, x: jax.Array, guide: Guide | None = None
 ) -> jax.Array:
     """All states of `reverse`, each after its step: `(n, H, W, C)`, the last its result."""
-    step = _checkpointed_step(chain, denoiser, key, guide)
+    step = _step(chain, denoiser, key, guide)
 
     def body(x, inputs):
         after = step(x, inputs)
@@ -140,8 +156,7 @@ def reverse_states(
     return jax.lax.scan(body, x, _inputs(chain, x))[1]
 
 
-def _checkpointed_step(chain: Chain, denoiser: Denoiser, key: Key, guide: Guide | None):
-    @partial(jax.checkpoint, prevent_cse=False)  # scan already prevents it
+def _step(chain: Chain, denoiser: Denoiser, key: Key, guide: Guide | None):
     def step(x, inputs):
         index, label, c = inputs
         noise = noise_at(key, index, x)
@@ -153,7 +168,10 @@ def _checkpointed_step(chain: Chain, denoiser: Denoiser, key: Key, guide: Guide 
         levels = c["signal_level"], c["noise_level"]
         return after + guide(x, Step(index, *levels, variance, prediction))
 
-    return step
+    if chain.remat == "none":
+        return step
+    policy = _is_product if chain.remat == "products" else None
+    return jax.checkpoint(step, prevent_cse=False, policy=policy)  # the scan prevents it
 
 
 def _inputs(chain: Chain, x: jax.Array) -> Any:

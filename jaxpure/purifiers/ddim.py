@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from jaxpure.diffusion import SCHEDULES, Ddim, Schedule
+from jaxpure.diffusion import SCHEDULES, Ddim, Remat, Schedule
 from jaxpure.purifiers.common import Start
 from jaxpure.purifiers.diffpure import DiffPure
 from jaxpure.types import Denoiser
@@ -18,6 +18,7 @@ def ddim(
     schedule: Annotated[Schedule, SCHEDULES] | None = None,
     rounds: int = 1,
     start: Start = "t_star_minus_1",
+    remat: Remat = "step",
 ) -> DiffPure:
     """DiffPure by DDIM steps; at `eta` 0 only the forward noise is random.
 
@@ -31,6 +32,7 @@ def ddim(
       schedule: as for `DiffPure`.
       rounds: as for `DiffPure`.
       start: as for `DiffPure`.
+      remat: as for `DiffPure`.
     """
     rule = Ddim(eta, num_steps, clip, rederive_noise)
-    return DiffPure(denoiser, t_star, rule, schedule, rounds, start)
+    return DiffPure(denoiser, t_star, rule, schedule, rounds, start, remat)

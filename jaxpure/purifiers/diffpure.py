@@ -10,6 +10,7 @@ from jaxpure.diffusion import (
     STEP_RULES,
     Chain,
     Ddpm,
+    Remat,
     Schedule,
     StepRule,
     add_noise,
@@ -21,7 +22,7 @@ from jaxpure.errors import check_range
 from jaxpure.keys import AnyKey, Key, noise_at, part
 from jaxpure.purifiers.common import Start, Trajectory, first_timestep
 from jaxpure.purifiers.fit import fitting_schedule
-from jaxpure.pytrees import Static, derived, pytree, set_derived
+from jaxpure.pytrees import Static, Unrecorded, derived, pytree, set_derived
 from jaxpure.types import Denoiser, Image
 
 
@@ -42,6 +43,8 @@ class DiffPure:
       start: "t_star_minus_1" noises with `alphas_cumprod[t_star - 1]` and denoises
         timesteps t_star - 1 to 0, as DiffPure does; "t_star" begins one timestep
         higher, with `alphas_cumprod[t_star]`, as Lee and Kim's and ADDT's code does.
+      remat: what its gradient computes again, for memory: "step", "products" or "none"
+        (`diffusion.Remat`); it changes no value.
       chain: the reverse steps.
       signal: `()` alphas_cumprod at the noising end.
     """
@@ -52,6 +55,7 @@ class DiffPure:
     schedule: Static[Annotated[Schedule, SCHEDULES] | None] = None
     rounds: Static[int] = 1
     start: Static[Start] = "t_star_minus_1"
+    remat: Unrecorded[Remat] = "step"
     chain: Chain = derived()
     signal: Any = derived()
 
@@ -59,7 +63,7 @@ class DiffPure:
         first = first_timestep(self.t_star, self.start)
         check_range(1, rounds=self.rounds)
         schedule = fitting_schedule(self.denoiser, self.schedule, first, self.step_rule)
-        chain = make_chain(schedule, self.step_rule, first)
+        chain = make_chain(schedule, self.step_rule, first, self.remat)
         set_derived(self, chain=chain, signal=schedule.alphas_cumprod[first])
 
     @property

@@ -14,6 +14,7 @@ from jaxpure.diffusion import (
     STEP_RULES,
     Chain,
     Ddpm,
+    Remat,
     Schedule,
     StepRule,
     make_chain,
@@ -22,7 +23,7 @@ from jaxpure.diffusion import (
 from jaxpure.keys import AnyKey, part
 from jaxpure.purifiers.common import Start, first_timestep
 from jaxpure.purifiers.fit import fitting_schedule
-from jaxpure.pytrees import Static, derived, pytree, set_derived
+from jaxpure.pytrees import Static, Unrecorded, derived, pytree, set_derived
 from jaxpure.types import Denoiser, Image
 
 
@@ -38,6 +39,7 @@ class RevPure:
       scale_input: multiply the input in [-1, 1] by sqrt(alphas_cumprod) at the first
         timestep, which is the mean that noising would have given.
       start: as for `DiffPure`.
+      remat: as for `DiffPure`.
       chain: the reverse steps.
       scale: `()` what the input is multiplied by.
     """
@@ -48,13 +50,14 @@ class RevPure:
     schedule: Static[Annotated[Schedule, SCHEDULES] | None] = None
     scale_input: Static[bool] = False
     start: Static[Start] = "t_star_minus_1"
+    remat: Unrecorded[Remat] = "step"
     chain: Chain = derived()
     scale: Any = derived()
 
     def __post_init__(self):
         first = first_timestep(self.t_star, self.start)
         schedule = fitting_schedule(self.denoiser, self.schedule, first, self.step_rule)
-        chain = make_chain(schedule, self.step_rule, first)
+        chain = make_chain(schedule, self.step_rule, first, self.remat)
         scale = schedule.alphas_cumprod[first] ** 0.5 if self.scale_input else 1.0
         set_derived(self, chain=chain, scale=scale)
 

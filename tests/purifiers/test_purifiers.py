@@ -6,6 +6,7 @@ constructor's.
 """
 
 import functools
+import pathlib
 
 import chex
 import jax
@@ -35,6 +36,7 @@ from jaxpure.keys import PartKeys, noise_at, part
 from jaxpure.purifiers import DiffPure, OneShot, Resized, RevPure, ddim
 from tests.purifiers.cases import DENOISER, SHAPE, images, keys, toy
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 T_STAR = 5
 SCHEDULE = Linear(100)
 
@@ -309,7 +311,7 @@ STORED = {
 def digits():
     from jaxpure import data
 
-    denoiser = weights.load("digits_denoiser")
+    denoiser = weights.load(GOLDEN / "digits_unet.safetensors")
     return denoiser, jnp.asarray(data.load("digits(split=test)", num_examples=3).floats())
 
 
