@@ -4,6 +4,7 @@ import dataclasses
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,11 @@ class Dataset:
         return self.images.shape[1:]
 
     def floats(self) -> np.ndarray:
-        """All images as float32 in [0, 1]."""
+        """All images as float32 in [0, 1], converted once; not to be written to."""
+        return self._floats
+
+    @cached_property
+    def _floats(self) -> np.ndarray:
         if self.images.dtype == np.uint8:
             return self.images.astype(np.float32) / np.float32(255)
         return self.images

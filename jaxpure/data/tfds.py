@@ -179,7 +179,7 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
     raise DataError(
         f"{name} is not prepared in {data_dir or 'the TFDS data_dir'}. Set data_dir "
         "(or TFDS_DATA_DIR) to where it is, or prepare it once with TensorFlow: pip "
-        f"install 'jaxpure[tensorflow]' and tfds build {name} "
+        f"install -e '.[tensorflow]' and tfds build {name} "
         "--file_format=array_record"
     )
 

@@ -390,7 +390,11 @@ class _Crew:
 
 
 def _rows(slots: Slots, done: np.ndarray) -> list[Row]:
-    """A row for each finished slot; only those are copied from the devices."""
+    """A row for each finished slot.
+
+    Where there is one, all slots' images are copied from the devices: a program for each
+    number of rows would cost more than that.
+    """
     chosen = np.flatnonzero(done)
     if not len(chosen):
         return []

@@ -9,6 +9,7 @@ so that even without it no row is lost.
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import threading
 import time
@@ -36,7 +37,8 @@ class Lock:
     Attributes:
       path: its file.
       content: what stands there: "pid", "host", "since" and "seen" (seconds since the
-        epoch), "of" (processes of the run) and "says", the owner's word to the others.
+        epoch), "of" (processes of the run), "says", the owner's word to the others, and
+        "started", which tells it from a later process of the same number.
     """
 
     def __init__(self, path: epath.Path):
@@ -44,6 +46,7 @@ class Lock:
         self.path = path
         self.content = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
         self.content |= {"seen": now, "of": processes.ours().count, "says": ""}
+        self.content |= {"started": _started(os.getpid())}
         self._writing = threading.Lock()
 
     def write(self, says: str | None = None) -> None:
@@ -127,7 +130,8 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
         since = float(found["since"])
         owner = {"pid": int(found["pid"]), "host": str(found["host"]), "since": since}
         owner |= {"of": int(found.get("of", 1)), "says": str(found.get("says", ""))}
-        return owner | {"seen": float(found.get("seen", since))}
+        owner |= {"seen": float(found.get("seen", since))}
+        return owner | {"started": found.get("started")}
     except Exception:  # no file, no JSON, or an error of a bucket's driver's own
         return None
 
@@ -148,7 +152,17 @@ def _is_alive(path: epath.Path, lock: dict[str, Any]) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    started = _started(lock["pid"])
+    return started is None or lock["started"] in (None, started)
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine began, in ticks since boot; None where unknown."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+        return int(stat.rpartition(")")[2].split()[19])  # its name may hold anything
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _is_seen_to(path: epath.Path, lock: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ def test_unknown_name_suggests_image_sets():
 def test_set_that_is_not_prepared_says_how_to(tmp_path):
     with pytest.raises(data.DataError, match="cifar100 is not prepared in") as error:
         data.load("cifar100", data_dir=str(tmp_path))
-    assert "jaxpure[tensorflow]" in str(error.value)
+    assert ".[tensorflow]" in str(error.value)
     assert "TFDS_DATA_DIR" in str(error.value)
 
 

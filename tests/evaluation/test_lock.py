@@ -39,6 +39,23 @@ def test_a_living_process_is_named(folder):
     assert not (folder / "lock-000.json").exists()
 
 
+def test_a_later_process_of_the_same_number_is_not_the_owner(folder):
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+    ) as other:
+        started = lock._started(other.pid)
+        if started is None:
+            pytest.skip("this system does not say when a process began")
+        assert started >= lock._started(os.getpid())
+        write(folder, pid=other.pid, started=started)
+        with pytest.raises(lock.LockedError, match="in use"), lock.held(folder):
+            pass
+        write(folder, pid=other.pid, started=started - 1)  # the one that had the number
+        with lock.held(folder):
+            pass
+        other.communicate(b"\n")
+
+
 def test_another_machine_is_believed_while_it_sees_to_its_lock(folder, monkeypatch):
     """Whatever its clock says."""
     monkeypatch.setattr(lock, "STALE_SECONDS", 1.0)
