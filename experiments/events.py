@@ -56,7 +56,7 @@ def begin(workdir: epath.Path) -> Events | None:
     try:
         from tensorboardX.event_file_writer import EventsWriter
     except ImportError:
-        print("no TensorBoard events: pip install 'jaxpure[tensorboard]' to have them")
+        print("no TensorBoard events: pip install -e '.[tensorboard]' to have them")
         return None
     folder = workdir / FOLDER
     place = os.fspath(folder)

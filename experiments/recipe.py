@@ -27,7 +27,7 @@ RANGES = {
     (0, SEED_LIMIT - 1): ("seed",),
     (0, math.inf): (
         *("learning_rate", "warmup_steps", "weight_decay", "ema_width", "grad_clip"),
-        *("shift", "small_size", "small_steps", "max_timestep", "min_snr_gamma"),
+        *("crop", "shift", "small_size", "small_steps", "max_timestep", "min_snr_gamma"),
         *("adversarial_eps_255", "adversarial_step_255", "adversarial_steps"),
         *("validation_steps", "kept_checkpoints", "checkpoint_seconds"),
     ),
@@ -53,6 +53,11 @@ def check(config: configs.TrainConfig) -> None:
             f"num_steps={config.num_steps}, expected more than "
             f"warmup_steps={config.warmup_steps}"
         )
+    every = config.data.test_every
+    if every < 0 or every == 1:
+        raise configs.ConfigError(
+            f"config.data.test_every={every}, expected 0 for none, or at least 2"
+        )
     if config.task == "denoiser" and config.adversarial_eps_255:
         raise configs.ConfigError(
             "adversarial_eps_255 is of classifiers: a denoiser has no class to be fooled in"
@@ -72,11 +77,16 @@ def network_and_loss(
     config: configs.TrainConfig, dataset: data.Dataset
 ) -> tuple[models.Network, training.Loss]:
     """The network as it begins, and what it is trained on."""
-    height, _, channels = dataset.image_shape
+    height, width, channels = dataset.image_shape
+    if config.crop > min(height, width):
+        raise configs.ConfigError(
+            f"config.crop={config.crop}, expected at most {min(height, width)}: images of "
+            f"{dataset.name} are {height}x{width}"
+        )
     architecture = specs.build(
         models.ARCHITECTURES,
         config.architecture,
-        image_size=height,
+        image_size=config.crop or height,
         in_channels=channels,
         out_channels=channels,
         num_classes=dataset.num_classes,
@@ -84,7 +94,8 @@ def network_and_loss(
     )
     network = models.create(architecture, jax.random.key(config.seed))
     if hasattr(architecture, "fit"):  # a first layer that the data give
-        some = dataclasses.replace(dataset, images=dataset.images[:FITTED_ON]).floats()
+        some = data.take(dataset, slice(FITTED_ON))
+        some = middle(some, config.crop).floats()
         network = models.Network(architecture, architecture.fit(network.params, some))
     network = models.Network(architecture, network.params, _trained(config))
     if config.task == "classifier":
@@ -94,6 +105,15 @@ def network_and_loss(
         alphas_cumprod=signal_table(config),
         min_snr_gamma=config.min_snr_gamma,
     )
+
+
+def middle(dataset: data.Dataset, size: int) -> data.Dataset:
+    """The middle of each image, `size` pixels high and wide; all of it for 0."""
+    if not size:
+        return dataset
+    top, left = ((n - size) // 2 for n in dataset.image_shape[:2])
+    images = dataset.images[:, top : top + size, left : left + size]
+    return dataclasses.replace(dataset, images=images)
 
 
 def _classifier_loss(config: configs.TrainConfig) -> training.Loss:

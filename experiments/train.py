@@ -11,6 +11,7 @@ trains no further.
 import dataclasses
 import functools
 import json
+import shlex
 import sys
 from functools import partial
 from typing import Any
@@ -20,10 +21,19 @@ import numpy as np
 from etils import epath
 
 from experiments import config as configs
-from experiments import events, program, recipe, throughput, training_log, training_page
+from experiments import (
+    events,
+    overrides,
+    program,
+    recipe,
+    things,
+    throughput,
+    training_log,
+    training_page,
+)
 from experiments.arguments import Arguments, Flag
 from experiments.build import load_data
-from jaxpure import data, models, training, weights
+from jaxpure import data, measure, models, training, weights
 from jaxpure.evaluation import lock
 from jaxpure.evaluation.identity import arrays_digest, digest_of
 from jaxpure.files import clear_unfinished
@@ -33,7 +43,6 @@ FLAGS = (
 )
 
 VALIDATED_ON = 2000  # images of the test split; a card tells what all of it gives
-HELD_OUT = 500  # of them, for a denoiser's loss
 
 
 def train(
@@ -51,6 +60,7 @@ def train(
     recipe.check(config)
     dataset = load_data(config.data, config.data.split)
     test = load_data(dataclasses.replace(config.data, num_examples=0), "test")
+    test = recipe.middle(test, config.crop)
     network, loss = recipe.network_and_loss(config, dataset)
     optimizer = recipe.optimizer(config)
     program.claim(workdir, arguments, config)
@@ -63,7 +73,9 @@ def train(
         loss,
         optimizer,
         batch_size=config.batch_size,
-        augmentation=training.Augmentation(config.shift, config.flip, config.reflect),
+        augmentation=training.Augmentation(
+            config.shift, config.flip, config.reflect, config.crop
+        ),
         ema_decay=config.ema_decay,
         ema_width=config.ema_width,
         passes=config.passes,
@@ -105,13 +117,31 @@ class _Run:
 
     @functools.cached_property
     def stamp(self) -> dict[str, str]:
-        """What a state of this training says of itself: whose it is."""
-        config = json.dumps(program.identity(self.config), sort_keys=True)
+        """What a state of this training says of itself: whose it is.
+
+        Fields at their defaults are left out, so that new ones change nothing.
+        """
+        usual = configs.as_dict(configs.TrainConfig())
+        changed = _changed(program.identity(self.config), usual)
+        config = json.dumps(changed, sort_keys=True)
         data = {"images": self.dataset.images, "labels": self.dataset.labels}
         return {
             "config": digest_of(config.encode()),
             "training data": arrays_digest(data),
         }
+
+
+def _changed(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """What differs from `usual`, in dicts of dicts."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and isinstance(usual.get(name), dict):
+            value = _changed(value, usual[name])
+            if value:
+                found[name] = value
+        elif name not in usual or value != usual[name]:
+            found[name] = value
+    return found
 
 
 def _check_belongs(run: _Run, saved: epath.Path) -> None:
@@ -213,10 +243,12 @@ def _validate(run: _Run, state: training.TrainState) -> dict[str, float]:
     for suffix, params in (("averaged", state.ema), ("raw", state.params)):
         network = _with(run.network, params)
         if run.config.task == "classifier":
-            value = training.accuracy(network, test.floats(), test.labels, 500)
+            value = measure.accuracy(network, test.floats(), test.labels, 500)
             row[f"accuracy_{suffix}"] = value
         else:
-            row[f"loss_{suffix}"] = _heldout_loss(run.config, network, test)
+            row[f"loss_{suffix}"] = measure.noise_loss(
+                network, test.floats()[: measure.HELD_OUT]
+            )
     return row
 
 
@@ -273,18 +305,23 @@ def _card(
 ) -> dict[str, Any]:
     config, dataset, test = run.config, run.dataset, run.test
     claim = json.loads((run.workdir / "config.json").read_text())
+    details: dict[str, Any] = {}
     if config.task == "classifier":
-        score = training.accuracy(network, test.floats(), test.labels, 250)
+        score = measure.accuracy(network, test.floats(), test.labels, 250)
         result = f"accuracy {score:.4f} on {len(test)} test images"
     else:
-        value = _heldout_loss(config, network, test)
-        result = f"noise prediction loss {value:.5f} on the first {HELD_OUT} test images"
+        images = test.floats()[: measure.HELD_OUT]
+        value = measure.noise_loss(network, images)
+        result = f"noise prediction loss {value:.5f} on the first {len(images)} test images"
+        details["loss_by_timestep"] = measure.loss_by_timestep(network, images)
     return {
         "name": name,
         "task": config.task,
         "data": f"{dataset.name}/{config.data.split}, {len(dataset)} images",
         "weights": "last step" if name.endswith("-raw") else "exponential moving average",
         "result": result,
+        **details,
+        **_commands(run, name),
         "training": configs.as_dict(config)
         | {"data": configs.as_dict(config.data) | {"data_dir": ""}},
         "steps": steps,
@@ -298,26 +335,18 @@ def _card(
     }
 
 
-def _heldout_loss(
-    config: configs.TrainConfig, network: models.Network, test: data.Dataset
-) -> float:
-    """The denoiser's loss on images it was not trained on, under one fixed key."""
-    images, table = _first(test, HELD_OUT).floats(), recipe.signal_table(config)
-    keys = jax.random.split(jax.random.key(1), len(images) // 50)
-    batches = images[: len(keys) * 50].reshape(len(keys), 50, *images.shape[1:])
-    return float(
-        np.mean(
-            [_noise_loss(network, x, k, table) for x, k in zip(batches, keys, strict=True)]
-        )
-    )
-
-
-@jax.jit
-def _noise_loss(
-    network: models.Network, x: jax.Array, key: jax.Array, table: jax.Array
-) -> jax.Array:
-    args = network.architecture, network.params, x, None, key
-    return training.denoiser_loss(*args, alphas_cumprod=table)[0]
+def _commands(run: _Run, name: str) -> dict[str, str]:
+    """What to type to train the network again, and to measure it."""
+    arguments = shlex.join(overrides.arguments_of(run.name, run.config))
+    made = {"made_by": f"python -m experiments.train {arguments}"}
+    of_data = run.config.data
+    if of_data.test_every or run.config.crop:  # no published set is its test split
+        return made
+    spec = of_data.name
+    if of_data.image_size:
+        spec = things.set_option("data", spec, ["image_size"], str(of_data.image_size))
+    check = ["--check", f"{name}.safetensors", f"--data={spec}"]
+    return made | {"measured_by": f"python -m checkpoints_convert {shlex.join(check)}"}
 
 
 def main(arguments: Arguments, config: configs.TrainConfig) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxpure import models, training
+from jaxpure import measure, models
 from jaxpure.data import Dataset
 from jaxpure.diffusion import Chain, Ddim, Levels, Schedule, make_chain, mix, reverse
 from jaxpure.diffusion.steps import predicted_clean
@@ -139,7 +139,7 @@ def denoised(denoiser: models.Network, images: np.ndarray) -> list[Denoised]:
 def mistakes(classifier: models.Network, test: Dataset) -> Mistakes:
     """What a classifier gets wrong of some test images."""
     images = test.floats()
-    logits = training.logits(classifier, images, BATCH)
+    logits = measure.logits(classifier, images, BATCH)
     logs = np.asarray(jax.nn.log_softmax(logits))
     true, says = logs[np.arange(len(test)), test.labels], np.argmax(logits, -1)
     wrong = np.flatnonzero(says != test.labels)

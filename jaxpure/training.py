@@ -103,7 +103,7 @@ def denoiser_loss(
 ):
     """Mean squared error of the predicted noise (Ho et al. 2020, eq. 14).
 
-    Timesteps are uniform in `[0, num_timesteps)`; images are moved to [-1, 1].
+    Timesteps are uniform over the table; images are moved to [-1, 1].
 
     Args:
       config: the architecture.
@@ -115,16 +115,25 @@ def denoiser_loss(
       min_snr_gamma: weighs timesteps by `min_snr_weights`; 0 weighs all alike.
     """
     del labels
-    n = len(images)
-    t = jax.random.randint(stream(key, "timestep"), (n,), 0, len(alphas_cumprod))
-    noise = drawn(jax.random.normal, stream(key, "noise"), images.shape)
-    signal = alphas_cumprod[t][:, None, None, None]
-    noised = jnp.sqrt(signal) * (2 * images - 1) + jnp.sqrt(1 - signal) * noise
+    t, noised, noise = with_noise(key, images, alphas_cumprod)
     predicted = bind(config, params)(noised, t)
     errors = jnp.mean(jnp.square(predicted - noise), (1, 2, 3))
     if min_snr_gamma:
         errors *= min_snr_weights(alphas_cumprod, min_snr_gamma)[t]
     return jnp.mean(errors), params["stats"]
+
+
+def with_noise(key, images, alphas_cumprod):
+    """Timesteps `(n,)`, images noised to them, and the noise.
+
+    Timesteps are uniform over the table; images `(n, H, W, C)` are moved to [-1, 1].
+    """
+    n = len(images)
+    t = jax.random.randint(stream(key, "timestep"), (n,), 0, len(alphas_cumprod))
+    noise = drawn(jax.random.normal, stream(key, "noise"), images.shape)
+    signal = alphas_cumprod[t][:, None, None, None]
+    noised = jnp.sqrt(signal) * (2 * images - 1) + jnp.sqrt(1 - signal) * noise
+    return t, noised, noise
 
 
 def min_snr_weights(alphas_cumprod: jax.Array, gamma: float) -> jax.Array:
@@ -145,22 +154,29 @@ class Augmentation:
       shift: images are moved by up to this many pixels each way.
       flip: images are mirrored left to right half of the time.
       reflect: what a shift uncovers is the image mirrored at its edge, and not 0.
+      crop: height and width of a random part that is taken; 0 for the whole image.
     """
 
     shift: int = 0
     flip: bool = False
     reflect: bool = False
+    crop: int = 0
 
     def __call__(
         self, key: Key, image: jax.Array, mirrored: jax.Array | None = None
     ) -> jax.Array:
-        """One image `(H, W, C)`, moved and mirrored.
+        """One image `(H, W, C)`, cropped, moved and mirrored.
 
         Args:
           key: consumed.
           image: what to augment.
           mirrored: `()` bool, where `flip` is decided elsewhere (see `mirrored_in`).
         """
+        if self.crop:
+            size = (self.crop, self.crop, image.shape[-1])
+            most = jnp.array([image.shape[0] - self.crop, image.shape[1] - self.crop])
+            top, left = jax.random.randint(stream(key, "crop"), (2,), 0, most + 1)
+            image = jax.lax.dynamic_slice(image, (top, left, jnp.zeros_like(top)), size)
         if self.shift:
             pad = [(self.shift, self.shift)] * 2 + [(0, 0)]
             top, left = jax.random.randint(
@@ -343,27 +359,3 @@ def make_step(
         return TrainState(state.step + 1, params, ema, opt_state), value
 
     return step
-
-
-def accuracy(
-    network: models.Network, images: np.ndarray, labels: np.ndarray, batch_size: int
-) -> float:
-    """Share of `images` `(n, H, W, C)` in [0, 1] that the classifier gets right."""
-    found = logits(network, images, batch_size)
-    return float(np.mean(np.argmax(found, -1) == labels))
-
-
-def logits(network: models.Network, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """A classifier's logits `(n, classes)` of `images` `(n, H, W, C)` in [0, 1]."""
-    found = []
-    for start in range(0, len(images), batch_size):
-        x = images[start : start + batch_size]
-        padded = np.zeros((batch_size, *x.shape[1:]), x.dtype)
-        padded[: len(x)] = x
-        found.append(np.asarray(_called(network, padded))[: len(x)])
-    return np.concatenate(found)
-
-
-@jax.jit
-def _called(network: models.Network, x: jax.Array) -> jax.Array:
-    return network(x)

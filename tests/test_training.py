@@ -1,7 +1,6 @@
 """Training: it learns, resumes to the bit, averages, augments, and counts devices out."""
 
 import dataclasses
-import itertools
 from functools import partial
 from unittest import mock
 
@@ -13,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxpure import models, training, weights
+from jaxpure import measure, models, training, weights
 from jaxpure.diffusion import Linear
 from jaxpure.models.layers import BatchNorm, Conv, Dense
 
@@ -145,7 +144,7 @@ def test_loss_goes_down(runs, task):
         images, labels = data()
         for params in (state.params, state.ema):
             network = models.Network(run.config, params)
-            assert training.accuracy(network, images, labels, 40) > 0.9
+            assert measure.accuracy(network, images, labels, 40) > 0.9
 
 
 @every_task
@@ -436,11 +435,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(devices):
     chex.assert_trees_all_close(parted.params, whole.params, rtol=1e-4, atol=1e-6)
 
 
-# Augmentation.
-
-IMAGE = np.arange(1, 1 + 2 * 4 * 3, dtype=np.float32).reshape(4, 3, 2)
-
-
 def test_the_robust_loss_is_that_of_images_in_their_ball_that_fool_more():
     network = models.create(Tiny(True), jax.random.key(0))
     images, labels = (jnp.asarray(x) for x in data(12))
@@ -466,71 +460,6 @@ def test_the_robust_loss_is_that_of_images_in_their_ball_that_fool_more():
         for x in (images, moved)
     ]
     assert float(losses[1]) > float(losses[0])
-
-
-def augmented(augmentation, n=400):
-    keys = jax.random.split(jax.random.key(0), n)
-    return np.asarray(jax.jit(jax.vmap(augmentation, (0, None)))(keys, IMAGE))
-
-
-def counts(results, possible):
-    """How often each of the possible images came; there must be no other."""
-    found = [sum(np.array_equal(r, p) for r in results) for p in possible]
-    assert sum(found) == len(results)
-    return np.array(found)
-
-
-def shifted(dy, dx):
-    padded = np.pad(IMAGE, [(2, 2), (2, 2), (0, 0)])
-    return padded[2 + dy : 6 + dy, 2 + dx : 5 + dx]
-
-
-def test_no_augmentation_leaves_the_image():
-    assert counts(augmented(training.Augmentation(), 5), [IMAGE]) == [5]
-
-
-def test_flip_mirrors_half_of_the_images():
-    found = counts(augmented(training.Augmentation(flip=True)), [IMAGE, IMAGE[:, ::-1]])
-    assert abs(found[0] - 200) < 5 * np.sqrt(100)
-
-
-@pytest.mark.parametrize("shift", [1, 2])
-def test_shift_moves_by_whole_pixels_and_fills_with_nothing(shift):
-    offsets = range(-shift, shift + 1)
-    possible = [shifted(dy, dx) for dy, dx in itertools.product(offsets, offsets)]
-    found = counts(augmented(training.Augmentation(shift=shift)), possible)
-    expected = 400 / len(possible)
-    assert found.min() > 0 and found.max() < expected + 5 * np.sqrt(expected)
-
-
-def test_a_shift_may_uncover_the_image_mirrored_at_its_edge():
-    padded = np.pad(IMAGE, [(1, 1), (1, 1), (0, 0)], mode="reflect")
-    possible = [padded[i : i + 4, j : j + 3] for i in range(3) for j in range(3)]
-    found = counts(augmented(training.Augmentation(shift=1, reflect=True)), possible)
-    assert found.min() > 0
-
-
-def test_shift_and_flip_are_independent():
-    possible = [
-        image
-        for dy, dx in itertools.product((-1, 0, 1), (-1, 0, 1))
-        for image in (shifted(dy, dx), shifted(dy, dx)[:, ::-1])
-    ]
-    found = counts(augmented(training.Augmentation(shift=1, flip=True)), possible)
-    assert found.min() > 0
-    assert abs(found[::2].sum() - 200) < 5 * np.sqrt(100)
-
-
-@pytest.mark.parametrize("n", [1, 7, 10, 11])
-def test_accuracy_counts_every_image_once(n):
-    """The last batch is filled up, and what fills it is not counted."""
-    images = np.zeros((n, SIZE, SIZE, 1), np.float32)
-    network = models.create(Tiny(), jax.random.key(0))
-    guess = int(jnp.argmax(network(jnp.asarray(images[0]))))
-    labels = np.full(n, guess)
-    labels[: n // 2] = (guess + 1) % CLASSES
-    expected = (n - n // 2) / n
-    assert training.accuracy(network, images, labels, 5) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("task", ["classifier", "denoiser"])

@@ -10,8 +10,8 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="classifier",
         data=DataConfig(name="cifar10", split="train", num_examples=0),
-        architecture="airnet(widths=[64,128,128])",
-        num_steps=300,  # 6 epochs
+        architecture="airnet(widths=[64,256,256])",
+        num_steps=400,  # 8 epochs
         batch_size=1000,
         passes=True,
         optimizer="muon",
@@ -29,7 +29,7 @@ def get_config() -> TrainConfig:
         flip=True,
         alternate_flips=True,
         small_size=24,
-        small_steps=150,
+        small_steps=200,
         log_steps=5,
         validation_steps=50,
         stored_dtype="float16",

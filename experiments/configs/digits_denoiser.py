@@ -1,8 +1,6 @@
-"""Training: the small DDPM U-Net for the embedded digits.
+"""Training: a small U-Net of gates for the embedded digits.
 
-    python -m experiments.train --config=digits_denoiser
-
-About ten minutes on two CPU cores.
+python -m experiments.train --config=digits_denoiser
 """
 
 from experiments.config import DataConfig, TrainConfig
@@ -12,14 +10,14 @@ def get_config() -> TrainConfig:
     return TrainConfig(
         task="denoiser",
         data=DataConfig(name="digits", split="train", num_examples=0),
-        architecture=(
-            "unet(channels=24,channel_mult=[1,2],num_res_blocks=1,"
-            "attention_resolutions=[4],num_groups=8)"
-        ),
+        architecture="naf_unet(widths=[32,64],blocks=[2,4],time_features=64)",
         num_steps=8000,
         batch_size=64,
-        learning_rate=1e-3,
-        warmup_steps=500,
-        ema_decay=0.999,
+        learning_rate=2e-3,
+        warmup_steps=200,
+        ema_width=0.1,
+        kept_checkpoints=8,
+        log_steps=100,
+        validation_steps=1000,
         stored_dtype="float16",
     )

@@ -9,17 +9,21 @@ r"""ImageNet photographs: BPDA on a small classifier, the defense's own noise re
         --config.denoiser=PATH.safetensors --config.data.path=FOLDER
 
 FOLDER holds a folder of images for each of the 1,000 classes, named by their WordNet ids so
-that they come in the classifier's order. --config.denoiser has to be given: a denoiser of
-colour images of 224 pixels, or of any size. One of 256 is wrapped as imagenet_bpda_replay
-does it, by its --config.purifier. Its pair is imagenet_samples_bpda_fresh.
+that they come in the classifier's order. The images are the first 64 of those that
+imagenet_samples_denoiser, which trains a denoiser for them, never sees: every tenth of the
+folder. --config.denoiser has to be given: a denoiser of colour images of 224 pixels, or of
+any size. One of 256 is wrapped as imagenet_bpda_replay does it, by its --config.purifier.
+Its pair is imagenet_samples_bpda_fresh.
 """
 
 from experiments.config import RunConfig
 
+KEPT_OUT = ",".join(str(10 * i) for i in range(64))
+
 
 def get_config() -> RunConfig:
     return RunConfig(
-        data="folder(imagenet_samples,num_examples=64,image_size=224)",
+        data=f"folder(imagenet_samples,image_size=224,indices=[{KEPT_OUT}])",
         denoiser="weights/imagenet_samples_denoiser.safetensors",
         classifier="weights/efficientnet_lite0.safetensors",
         purifier="diffpure(t_star=150)",

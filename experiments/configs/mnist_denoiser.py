@@ -20,5 +20,6 @@ def get_config() -> TrainConfig:
         min_snr_gamma=5.0,
         log_steps=50,
         validation_steps=500,
+        kept_checkpoints=8,
         stored_dtype="float16",
     )

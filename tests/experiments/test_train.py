@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 from safetensors.numpy import load_file
 
 from experiments import config as configs
@@ -95,6 +96,68 @@ def test_one_process_trains_in_a_folder(tmp_path, capsys):
     with mock.patch.object(train, "train") as trained:
         assert train.command(command) == 0
     assert trained.call_count == 1 and not left.exists()
+
+
+def test_fields_at_their_defaults_are_no_part_of_whose_a_state_is():
+    usual = {"a": 1, "data": {"name": "digits", "size": 0}, "b": 2}
+    values = {"a": 3, "data": {"name": "digits", "size": 0, "new": 0}, "b": 2}
+    assert train._changed(values, usual) == {"a": 3, "data": {"new": 0}}
+    assert train._changed(values, usual | {"data": values["data"]}) == {"a": 3}
+
+
+def photographs(folder, n=20, size=24):
+    """A folder of two classes of noise."""
+    for i in range(n):
+        of_class = folder / f"class{i % 2}"
+        of_class.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (size, size, 3), np.uint8)
+        Image.fromarray(pixels).save(of_class / f"{i:03}.png")
+    return f"folder({folder})"
+
+
+def test_a_set_without_a_test_split_is_split(tmp_path):
+    name = photographs(tmp_path / "images")
+    of_data = configs.DataConfig(name, "train", 0, test_every=5)
+    ours, theirs = (load_data(of_data, split) for split in ("train", "test"))
+    np.testing.assert_array_equal(theirs.indices, [0, 5, 10, 15])
+    assert sorted([*ours.indices, *theirs.indices]) == list(range(20))
+    with pytest.raises(UserError, match="has no test split.*test_every=10"):
+        load_data(dataclasses.replace(of_data, test_every=0), "train")
+    with pytest.raises(UserError, match="digits has a test split"):
+        load_data(configs.DataConfig("digits", "train", 32, test_every=5), "train")
+
+
+@pytest.mark.slow
+def test_a_denoiser_learns_from_patches_and_takes_whole_images(tmp_path, capsys):
+    name, workdir = photographs(tmp_path / "images", n=60), tmp_path / "run"
+    arguments = [
+        "--config=imagenet_samples_denoiser",
+        f"--config.data.name={name}",
+        "--config.architecture=naf_unet(widths=[4,8],blocks=[1,1],any_size=true)",
+        *("--config.crop=16", "--config.num_steps=4", "--config.batch_size=2"),
+        *("--config.warmup_steps=1", "--config.validation_steps=4", "--cpu_devices=0"),
+        "--config.kept_checkpoints=3",
+    ]
+    assert train.command([*arguments, f"--workdir={workdir}"]) == 0
+    network = weights.load(workdir / "imagenet_samples_denoiser.safetensors")
+    assert network.architecture.image_size == 16
+    assert network(np.zeros((24, 20, 3), np.float32), np.int32(3)).shape == (24, 20, 3)
+    assert (workdir / "report.html").exists()
+    kept = sorted(p.stem for p in (workdir / "kept").glob("*.safetensors"))
+    name = "imagenet_samples_denoiser-000000"
+    assert kept == sorted(f"{name}{i}{s}" for i in (1, 2, 4) for s in ("", "-raw"))
+    for suffix in ("", "-raw"):  # the last ones are what the training ends with
+        one = load_file(workdir / "kept" / f"{name}4{suffix}.safetensors")
+        other = load_file(workdir / f"imagenet_samples_denoiser{suffix}.safetensors")
+        assert all(np.array_equal(one[n], other[n]) for n in other)
+    earlier = load_file(workdir / "kept" / f"{name}1.safetensors")
+    assert any(not np.array_equal(earlier[n], one[n]) for n in one)
+    card = json.loads((workdir / "imagenet_samples_denoiser.json").read_text())
+    assert np.isfinite(float(card["result"].split()[3]))
+    capsys.readouterr()
+    wrong = [*arguments, "--config.data.image_size=12", f"--workdir={tmp_path / 'x'}"]
+    assert train.command(wrong) == 2
+    assert "crop=16, expected at most 12" in error_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

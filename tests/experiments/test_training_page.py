@@ -47,7 +47,8 @@ class Broken(Exception):
 
 
 def trained(config, workdir, export=False):
-    arguments = Arguments({"export": export, "data_dir": None}, "tiny")
+    name = f"digits_{config.task}"  # of which the card says how it differs
+    arguments = Arguments({"export": export, "data_dir": None}, name)
     train.train(config, arguments, epath.Path(workdir))
     return workdir
 
@@ -92,7 +93,7 @@ def test_the_page_has_curves_and_pictures_and_the_numbers_that_were_logged(runs,
     }[task]
     for each in ("averaged", "raw"):
         assert f"{each} {form.format(scale * last[f'{measure}_{each}'])}" in page
-    card = json.loads((workdir / "tiny.json").read_text())
+    card = json.loads((workdir / f"digits_{task}.json").read_text())
     for told in (card["result"], card["throughput"], "6 of 6, 16"):
         assert told in page
     assert card["images_seen"] == 96 and "<td>96</td>" in page
@@ -128,7 +129,7 @@ def test_a_denoisers_page_shows_samples_and_four_noise_levels(runs):
 
 
 def test_a_denoiser_of_some_timesteps_starts_from_noised_test_images(runs):
-    network = weights.load(runs("denoiser") / "tiny.safetensors")
+    network = weights.load(runs("denoiser") / "digits_denoiser.safetensors")
     trained = models.Trained("linear(num_timesteps=50)", 8)
     network = models.Network(network.architecture, network.params, trained)
     images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
@@ -145,7 +146,7 @@ def test_a_denoiser_of_some_timesteps_starts_from_noised_test_images(runs):
 
 def test_denoising_in_one_call_gives_the_image_to_one_who_knows_the_noise(runs):
     """The clean image that the true noise implies is the image."""
-    network = weights.load(runs("denoiser") / "tiny.safetensors")
+    network = weights.load(runs("denoiser") / "digits_denoiser.safetensors")
     images = np.random.default_rng(0).random((2, 8, 8, 1), np.float32)
     for level in shown.denoised(network, images):
         x, noised = 2 * images - 1, 2 * level.noised - 1
@@ -178,9 +179,9 @@ def test_a_resumed_run_has_each_step_once(runs, tmp_path, monkeypatch, capsys):
     assert "After 4 of 6 steps" in page  # the state's, not those written down since
     assert f"training loss {losses_of(tmp_path)[1]['loss']:.4f}" in page
     trained(CONFIGS["classifier"], tmp_path)
-    assert "resuming tiny at step 4" in capsys.readouterr().out
+    assert "resuming digits_classifier at step 4" in capsys.readouterr().out
     whole = runs("classifier")
-    for name in ("loss.jsonl", "validation.csv", "tiny.safetensors"):
+    for name in ("loss.jsonl", "validation.csv", "digits_classifier.safetensors"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
     assert throughput.load(epath.Path(tmp_path)).steps == 6
     assert "After 6 steps" in page_of(tmp_path)
@@ -248,7 +249,7 @@ def test_events_of_a_run_that_goes_on_have_each_step_once(tmp_path):
 def test_without_tensorboardx_a_line_says_how_to_have_events(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
     assert events.begin(epath.Path(tmp_path)) is None
-    assert "pip install 'jaxpure[tensorboard]'" in capsys.readouterr().out
+    assert "pip install -e '.[tensorboard]'" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
