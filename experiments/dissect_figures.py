@@ -46,6 +46,7 @@ FATE = {
     "ssim": "SSIM to clean image\n(1 = the same)",
     "along": "perturbation left\n(1 = as attacked)",
     "orthogonal": "orthogonal remainder\n(perturbation lengths)",
+    "paired": "left, against the clean\npath (1 = as attacked)",
     "margin": "classifier margin\n(logits)",
 }
 
@@ -79,7 +80,10 @@ def curves(
         figure, axes = _figure()
         for i, (name, result) in enumerate(results.items()):
             _curve(axes, i, result, x, y, name)
-        _scale(axes, log, next(iter(results.values()))[x])
+        at = next(iter(results.values()))[x]
+        _scale(axes, log, at)
+        if "x" not in log and at.dtype.kind in "iu":  # steps, components
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if reference is not None:
             axes.axhline(reference, color=GREY, lw=1, zorder=0)
         axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -121,7 +125,7 @@ def dots(
             axes.axvline(reference, color=GREY, lw=1, zorder=0)
         axes.set_yticks(range(len(result)), [str(name) for name in result[label]])
         axes.set_ylim(len(result) - 0.5, -0.5)
-        axes.set_xlabel(xlabel)
+        axes.set_xlabel(xlabel, loc="right")  # room is on the left, below the names
         _save(figure, path, result)
 
 
@@ -131,14 +135,11 @@ def key_matrix(cells: Result, path: str | pathlib.Path) -> None:
     grid = 100 * cells["success"].reshape(attacks, judges)
     low, high = (100 * end for end in cells.interval("success"))
     with rc_context(STYLE):
-        figure, axes = _figure(height=1.2 + 0.55 * attacks)
+        figure, axes = _figure(1.2 + 0.55 * attacks, max(5, 2 + 0.5 * judges))
         image = axes.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-        small = judges > 6
         for row in range(len(cells)):
             a, j = int(cells["attack"][row]), int(cells["judge"][row])
-            text = f"{grid[a, j]:.0f}"
-            if not small:
-                text += f"\n{low[row]:.0f}–{high[row]:.0f}"
+            text = f"{grid[a, j]:.0f}\n{low[row]:.0f}–{high[row]:.0f}"
             colour = "white" if grid[a, j] < 50 else "black"
             weight = "bold" if cells["seen"][row] else "normal"
             axes.text(
@@ -149,7 +150,7 @@ def key_matrix(cells: Result, path: str | pathlib.Path) -> None:
                 va="center",
                 color=colour,
                 weight=weight,
-                fontsize=8,
+                fontsize=8 if judges <= 6 else 6.5,
             )
         axes.set(xlabel="judging key", ylabel="attack key")
         axes.set_xticks(range(judges))
@@ -383,8 +384,8 @@ def pictures(panels: Mapping[str, Picture], path: str | pathlib.Path) -> None:
         _save(figure, path, results)
 
 
-def _figure(height: float = 3.4) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5, height), layout="constrained")
+def _figure(height: float = 3.4, width: float = 5) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
@@ -406,8 +407,12 @@ def _scale(axes: Axes, log: str, at: np.ndarray) -> None:
         axes.set_yscale("log")
     if "x" in log:
         axes.set_xscale("log")
-        if len(at) <= MAX_MARKS:
-            axes.set_xticks(at, [f"{place:g}" for place in at])
+        at = at[at > 0]  # what is not has no place on such an axis
+        names = [f"{place:g}" for place in at]
+        apart = np.diff(np.sort(np.log(at)))
+        # Measured places lie anywhere, and their numbers are long.
+        if len(at) <= MAX_MARKS and max(map(len, names)) <= 5 and (apart > 0.3).all():
+            axes.set_xticks(at, names)
             axes.minorticks_off()
 
 

@@ -10,38 +10,36 @@ it at any moment; the same command goes on where it was.
 """
 
 import dataclasses
-import os
 import pathlib
-import platform
 import sys
 import time
 from typing import Any
 
-import jax
-import numpy as np
 from tqdm import tqdm
 
 from experiments import cost, devices, interrupts, program, versions
 from experiments.arguments import SEED_LIMIT, ArgumentError, Arguments, Flag
-from experiments.paper import page, programs
+from experiments.paper import page
 from experiments.paper.asks import Ask, ask
 from experiments.paper.measures import MEASURES
 from experiments.paper.plans import PLANS, plan
 from experiments.paper.relations import nothing
 from experiments.paper.sections import SECTIONS, Report
 from experiments.paper.study import Study
+from jaxpure import specs
 from jaxpure.defenses import denoiser_evaluations
 from jaxpure.errors import UserError, check_in
 from jaxpure.evaluation import lock
 from jaxpure.files import clear_unfinished
 
 FLAGS = (
-    Flag("data", f"the data set: {', '.join(PLANS)}"),
+    Flag("data", f"{', '.join(PLANS)}, or any other set as a spec, with its networks"),
     Flag("quick", "fewer images and shorter chains, for a first look", bool, False),
     Flag("only", f"sections, by comma: {', '.join(SECTIONS)}"),
     Flag("workdir", "where measurements and the page go; chosen and printed if not given"),
     Flag("num_examples", "images, the first of the test set", int, least=2),
     Flag("purifier", "another purifier than the plan's, as a spec"),
+    Flag("ball", "what the attack may do, as a spec"),
     Flag("sweep", "settings of the sweep, specs by semicolon"),
     Flag("checkpoints", "a folder of weights of the denoiser, from along its training"),
     Flag("denoiser", "other weights than the plan's"),
@@ -65,15 +63,17 @@ def main(arguments: Arguments, config: None) -> None:
         denoiser=arguments.denoiser,
         classifier=arguments.classifier,
         purifier=arguments.purifier,
-        sweep=_split(arguments.sweep, ";"),
-        checkpoints=_checkpoints(arguments.checkpoints),
+        ball=arguments.ball,
+        sweep=program.pieces(arguments.sweep, ";"),
+        checkpoints=program.weights_in(arguments.checkpoints) or None,
         seed=arguments.seed,
     )
     interrupts.say(interrupts.GOES_ON)
     devices.use(arguments.cpu_devices)
     program.prepare_jax()
+    of_data = specs.parse(arguments.data).name
     quick = "-quick" if arguments.quick else ""
-    workdir = program.folder(arguments.workdir or f"runs/paper-{arguments.data}{quick}")
+    workdir = program.folder(arguments.workdir or f"runs/paper-{of_data}{quick}")
     print(f"workdir: {workdir}", flush=True)
     study = Study(wanted, workdir / "units", MEASURES, arguments.data_dir)
     with lock.held(workdir):
@@ -109,7 +109,8 @@ def announce(study: Study, asks: list[Ask]) -> float:
         * _calls(study.purifier(a))
         for (a, _), rows in todo
     )
-    each = _seconds_per_call(study, todo[0][0][0])
+    a, _ = todo[0][0]
+    each = cost.seconds_per_evaluation(study.purifier(a), study.batches(a)[0].images)
     structures = {(a.measure, a.purifier, a.options) for (a, _), _ in todo}
     print(
         f"about {calls:,.0f} denoiser evaluations at {1e3 * each:.2f} ms: about "
@@ -118,18 +119,6 @@ def announce(study: Study, asks: list[Ask]) -> float:
         flush=True,
     )
     return calls * each
-
-
-def _seconds_per_call(study: Study, a: Ask) -> float:
-    """Seconds of a call of the denoiser, of one purification of a batch, compiled."""
-    rows, purifier = study.batches(a)[0], study.purifier(a)
-    seconds = float("inf")
-    for _ in range(2):  # the first is compiled
-        keys = programs.judging(study.root, rows.indices, np.zeros(1, int))[:, 0]
-        started = time.perf_counter()
-        programs.purify(purifier, study.plan.batch_size, keys, rows.images)
-        seconds = time.perf_counter() - started
-    return seconds / _calls(purifier) / study.plan.batch_size
 
 
 def _calls(purifier: Any) -> int:
@@ -174,7 +163,11 @@ def _refused(study: Study, asks: dict[str, list[Ask]]) -> dict[str, str]:
             study.check(a)
     plan = study.plan
     purifier = study.purifier(ask("clean", plan.purifier, plan.denoiser))
-    found = {name: SECTIONS[name].refuses(purifier) for name in asks}
+    resized = study.resizes(ask("clean", plan.purifier, plan.denoiser))
+    found = {
+        name: SECTIONS[name].refuses(purifier) or (resized if of_section else "")
+        for name, of_section in asks.items()
+    }
     return {name: why for name, why in found.items() if why}
 
 
@@ -196,7 +189,7 @@ def _report(
 
 def _sections(only: str | None) -> tuple[str, ...]:
     """The sections that are wanted, in the page's order."""
-    names = _split(only, ",")
+    names = program.pieces(only)
     if names is None:
         return tuple(SECTIONS)
     for name in names:
@@ -204,31 +197,15 @@ def _sections(only: str | None) -> tuple[str, ...]:
     return tuple(name for name in SECTIONS if name in names)
 
 
-def _split(text: str | None, by: str) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    return tuple(piece.strip() for piece in text.split(by) if piece.strip())
-
-
-def _checkpoints(folder: str | None) -> tuple[str, ...] | None:
-    """The weights in a folder, by name."""
-    if folder is None:
-        return None
-    found = sorted(pathlib.Path(os.path.expanduser(folder)).glob("*.safetensors"))
-    if not found:
-        raise UserError(f"--checkpoints={folder} holds no .safetensors files")
-    return tuple(map(str, found))
-
-
 def _facts(study: Study, arguments: Arguments, seconds: float) -> list[tuple[str, str]]:
-    plan, given = study.plan, jax.devices()
+    plan = study.plan
     named = ("data", "num_examples", "seed")  # those that have a line of their own
     fields = {n: v for n, v in dataclasses.asdict(plan).items() if n not in named}
     return [
         ("Command", program.command_line()),
         ("Data", f"the first {len(study.dataset)} test images of {study.dataset.name}"),
         ("Seed", str(plan.seed)),
-        ("Hardware", f"{len(given)} x {given[0].device_kind}, {_processor()}"),
+        ("Hardware", devices.hardware()),
         ("Time of this call", cost.duration(seconds)),
         ("Versions", ", ".join(f"{k} {v}" for k, v in versions.packages().items())),
         ("Commit", versions.git_commit() or "no checkout"),
@@ -238,16 +215,6 @@ def _facts(study: Study, arguments: Arguments, seconds: float) -> list[tuple[str
 
 def _text(value: object) -> str:
     return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _processor() -> str:
-    """The machine's processor and its number of cores, as far as it says."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(x.partition(": ")[2] for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {devices.physical_cores()} cores"
 
 
 def command(argv: list[str]) -> int:

@@ -52,9 +52,11 @@ def verdict(findings: Mapping[int, Finding]) -> str:
     by = {
         outcome: sum(f.outcome == outcome for f in findings.values()) for outcome in KINDS
     }
+    left = by["undecided"]
     return (
         f"Of {len(RELATIONS)} relations that the papers claim, {by['held']} held here, "
-        f"{by['did not hold']} did not, and {by['undecided']} are undecided at this size."
+        f"{by['did not hold']} did not, and {left} {'is' if left == 1 else 'are'} "
+        "undecided at this size."
     )
 
 
@@ -64,6 +66,7 @@ def _row(number: int, finding: Finding) -> dict[str, Any]:
         **finding._asdict(),
         "number": number,
         "outcome": WORDS[finding.outcome],
+        "otherwise": RELATIONS[number].otherwise * (finding.outcome == "did not hold"),
         "kind": KINDS[finding.outcome],
     }
 
@@ -94,8 +97,12 @@ def _figure(folder: pathlib.Path, figure: Figure) -> dict[str, Any]:
         if p.stem == figure.name or p.stem.startswith(f"{figure.name}_")
     ]
     return {
-        "title": figure.title,
-        "caption": figure.caption[:1].upper() + figure.caption[1:],
+        "title": _capitalised(figure.title),
+        "caption": _capitalised(figure.caption),
         "uri": f"data:image/svg+xml;base64,{encoded}",
         "csvs": [{"name": p.name, "href": f"{FIGURES}/{p.name}"} for p in csvs],
     }
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

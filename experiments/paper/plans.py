@@ -2,8 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-from jaxpure.errors import UserError, check_in, check_range
+from jaxpure.errors import UserError, check_range, unknown
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,27 @@ def quick(plan: Plan) -> Plan:
     )
 
 
+NEEDED = ("denoiser", "classifier", "purifier", "ball")
+
+
+def _of_any(data: str, options: dict[str, Any]) -> Plan:
+    """The plan of a set that has none of its own."""
+    missing = [name for name in NEEDED if options.get(name) is None]
+    if missing:
+        flags = " and ".join(f"--{name}" for name in missing)
+        raise UserError(
+            f"{unknown('--data', data, PLANS)} Of a set without a plan give {flags} too"
+        )
+    given = {name: options[name] for name in NEEDED}
+    return Plan(data=data, sweep=(), batch_size=5, **given)
+
+
 def plan(data: str, is_quick: bool, num_examples: int | None = None, **options) -> Plan:
     """The plan of a data set.
 
     Args:
-      data: a name of `PLANS`.
+      data: a name of `PLANS`, or the spec of another set. Of that `options` must have
+        denoiser, classifier, purifier and ball.
       is_quick: whether it is to end in minutes.
       num_examples: images; by default as many as the plan has.
       **options: other fields, where they are not None.
@@ -143,8 +160,8 @@ def plan(data: str, is_quick: bool, num_examples: int | None = None, **options) 
     Raises:
       UserError: there is no such plan, or a number is out of range.
     """
-    check_in("--data", data, PLANS)
-    found = quick(PLANS[data]) if is_quick else PLANS[data]
+    found = PLANS[data] if data in PLANS else _of_any(data, options)
+    found = quick(found) if is_quick else found
     if num_examples is not None:
         check_range(2, num_examples=num_examples)
         options = {

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxpure.attacks import Pgd, search
 from jaxpure.defenses import PurifiedClassifier
-from jaxpure.dissect import denoising, thresholds
+from jaxpure.dissect import compression, denoising, draws, geometry, thresholds
 from jaxpure.evaluation import local_mesh
 from jaxpure.gradients import GRADIENTS
 from jaxpure.keys import defense_key, example_key
@@ -139,6 +139,56 @@ def threshold(classifier: Any, maximum: float, size: int, images, directions) ->
 def _threshold(given, x, direction):
     classifier, maximum = given
     return thresholds.critical_threshold(classifier, x, direction, maximum=maximum)
+
+
+def system_threshold(defense: Any, maximum: float, size: int, *rows) -> np.ndarray:
+    """Critical thresholds `(n,)` of a defense under keys: keys, images, directions."""
+    return chunked(_system_threshold, (defense, maximum), rows, size)
+
+
+def _system_threshold(given, key, x, direction):
+    defense, maximum = given
+    classify = partial(defense, key)
+    return thresholds.critical_threshold(classify, x, direction, maximum=maximum)
+
+
+def singular_values(purifier: Any, size: int, *rows, count: int, iterations: int) -> Any:
+    """Leading singular values of the Jacobian: keys of judging, of the start, images."""
+    static = {"count": count, "iterations": iterations}
+    return chunked(_singular_values, purifier, rows, size, **static)
+
+
+def _singular_values(purifier, key, start, x, *, count: int, iterations: int):
+    under = partial(purifier, key)
+    return compression.leading_singular_values(
+        under, x, start, count, iterations=iterations
+    )
+
+
+def correlation_along(purifier: Any, size: int, keys, images) -> np.ndarray:
+    """`geometry.correlation_along` over keys `(n, k)`: `(n, states)`."""
+    return chunked(_correlation_along, purifier, (keys, images), size)
+
+
+def _correlation_along(purifier, keys, x):
+    def states(key):
+        found = denoising.path(purifier, key, x)
+        return denoising.rescaled(found.states, found.signal)[1:]  # the first is x itself
+
+    return geometry.correlation_along(jax.lax.map(states, keys[1:]), x)
+
+
+def correlation_of_part(purifier: Any, name: str, size: int, keys, images) -> np.ndarray:
+    """Mean correlation `(n,)` where keys `(n, 1 + k)` after the first vary one part."""
+    rows = keys, images
+    return chunked(_correlation_of_part, purifier, rows, size, name=name)
+
+
+def _correlation_of_part(purifier, keys, x, *, name: str):
+    varied = draws.part_keys(keys[0], keys[1:], (name,))
+    moved = jax.lax.map(lambda key: purifier(key, x) - x, varied)
+    matrix, k = geometry.correlations(moved), len(moved)
+    return (jnp.sum(matrix) - jnp.trace(matrix)) / (k * (k - 1))
 
 
 def fate(purifier: Any, classifier: Any, size: int, *rows) -> Any:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments import weights
+from experiments import things, weights
 from experiments.build import load
 from experiments.paper.asks import Ask
 from experiments.paper.plans import Plan
@@ -28,7 +28,6 @@ from jaxpure.files import write_atomically
 from jaxpure.purifiers import PURIFIERS
 from jaxpure.specs import build
 
-VERSION = 1  # of what the measures mean
 # What no single unit depends on: each names its purifier and its examples itself.
 WHOLE = ("data", "denoiser", "purifier", "sweep", "checkpoints", "num_examples")
 
@@ -56,11 +55,17 @@ class Measure(NamedTuple):
       function: `(study, ask, rows, **options) -> arrays` with a row an example.
       cost: `(plan, **options)`, about how many purifications of an image it takes.
       examples: `(plan)`, of how many examples it is taken.
+      version: of what it means; another makes what is kept of it void.
+      looks_at_all: whether a unit depends on all examples of the study, not its own alone.
+      at_once: whether all examples are one unit.
     """
 
     function: Callable[..., Arrays]
     cost: Callable[..., float]
     examples: Callable[[Plan], int] = lambda plan: plan.num_examples
+    version: int = 1
+    looks_at_all: bool = False
+    at_once: bool = False
 
 
 class Study:
@@ -81,9 +86,9 @@ class Study:
         data_dir: str | None = None,
     ):
         self.plan, self.folder, self.measures = plan, folder, measures
-        self.dataset: Dataset = load(
-            f"{plan.data}(num_examples={plan.num_examples})", data_dir
-        )
+        count = str(plan.num_examples)
+        chosen = things.set_option("data", plan.data, ["num_examples"], count)
+        self.dataset: Dataset = load(chosen, data_dir)
         self.root = jax.random.key(plan.seed)
         self.ball = build(BALLS, plan.ball)
 
@@ -125,10 +130,25 @@ class Study:
                 f"{self.dataset.name} has {self.dataset.num_classes}"
             )
 
+    def resizes(self, ask: Ask) -> str:
+        """How the purifier changes the images' shape; "" where it does not."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        x = jax.ShapeDtypeStruct(self.dataset.image_shape, np.float32)
+        found = jax.eval_shape(lambda f, k, x: f(k, x), self.purifier(ask), key, x).shape
+        if found == x.shape:
+            return ""
+        return (
+            f"the purifier makes images {found} of images {x.shape}, so that what it does "
+            "to distances has no meaning"
+        )
+
     def batches(self, ask: Ask) -> list[Rows]:
         """The examples of each unit of an ask."""
-        last = min(self.measures[ask.measure].examples(self.plan), len(self.dataset))
+        measure = self.measures[ask.measure]
+        last = min(measure.examples(self.plan), len(self.dataset))
         images, size = self.dataset.floats(), self.plan.batch_size
+        if measure.at_once:
+            size = last
         places = [slice(i, min(i + size, last)) for i in range(0, last, size)]
         return [
             Rows(self.indices[at], images[at], self.dataset.labels[at]) for at in places
@@ -136,17 +156,15 @@ class Study:
 
     def unit(self, ask: Ask, rows: Rows) -> Arrays:
         """One unit: read, or else measured and written."""
-        about = self._about(ask, rows)
-        path = self.folder / f"{ask.measure}-{digest_of(about.encode())}.npz"
-        found = _read(path, about)
+        found = self.kept(ask, rows)
         if found is None:
             function = self.measures[ask.measure].function
             found = function(self, ask, rows, **dict(ask.options))
             sink = io.BytesIO()
-            stamp = np.array(f"{arrays_digest(found)} {about}")
+            stamp = np.array(f"{arrays_digest(found)} {self._about(ask, rows)}")
             arrays: dict[str, Any] = {"about": stamp, **found}
             np.savez_compressed(sink, **arrays)
-            write_atomically(path, sink.getvalue())
+            write_atomically(self.path(ask, rows), sink.getvalue())
         return found
 
     def missing(self, asks: Iterable[Ask]) -> list[tuple[Ask, Rows]]:
@@ -155,7 +173,7 @@ class Study:
             (ask, rows)
             for ask in asks
             for rows in self.batches(ask)
-            if not self._path(ask, rows).exists()
+            if not self.path(ask, rows).exists()
         ]
 
     def all(self, ask: Ask) -> Arrays:
@@ -168,32 +186,43 @@ class Study:
         found = {name: np.concatenate([u[name] for u in units]) for name in units[0]}
         for name, values in found.items():
             if values.dtype.kind == "f":
-                _require_finite(f"{ask.measure}: {name}", values, self.indices)
+                _require_finite(ask, name, values, self.indices)
         return found
 
-    def _path(self, ask: Ask, rows: Rows) -> epath.Path:
+    def kept(self, ask: Ask, rows: Rows) -> Arrays | None:
+        """One unit, if it is there already."""
+        return _read(self.path(ask, rows), self._about(ask, rows))
+
+    def path(self, ask: Ask, rows: Rows) -> epath.Path:
+        """The file of a unit, named by the digest of all that it depends on."""
         digest = digest_of(self._about(ask, rows).encode())
         return self.folder / f"{ask.measure}-{digest}.npz"
 
     def _about(self, ask: Ask, rows: Rows) -> str:
         """All that a unit depends on, as text."""
         plan = dataclasses.asdict(self.plan)
-        about = {
-            "version": VERSION,
+        measure = self.measures[ask.measure]
+        about: dict[str, Any] = {
+            "version": measure.version,
             "ask": ask._asdict(),
             "denoiser": _digest(ask.denoiser),
             "classifier": _digest(self.plan.classifier),
             "examples": [[int(i), self._examples[int(i)]] for i in rows.indices],
             "plan": {n: v for n, v in plan.items() if n not in WHOLE},
         }
+        if measure.looks_at_all:
+            about["all"] = sorted(self._examples.values())
         return json.dumps(about, sort_keys=True)
 
 
-def _require_finite(what: str, values: np.ndarray, indices: np.ndarray) -> None:
+def _require_finite(ask: Ask, name: str, values: np.ndarray, indices: np.ndarray) -> None:
     bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
     if bad.any():
         named = ", ".join(str(i) for i in indices[: len(values)][bad][:10])
-        raise ValueError(f"{what} is not finite for example {named}")
+        raise ValueError(
+            f"{ask.measure}: {name} is not finite for example {named} ({ask.purifier}, "
+            f"{ask.denoiser})"
+        )
 
 
 @lru_cache

@@ -14,8 +14,10 @@ from experiments.paper import __main__ as program
 from experiments.paper import measures, page, plans, study
 from experiments.paper.asks import ask
 from experiments.paper.sections import SECTIONS
+from jaxpure.diffusion import Ddim, Linear
 from jaxpure.evaluation.statistics import correct
-from jaxpure.keys import example_key, stream
+from jaxpure.keys import defense_key, example_key, stream
+from jaxpure.purifiers import DiffPure
 
 pytestmark = pytest.mark.long  # seventeen programs are compiled
 
@@ -127,8 +129,10 @@ def test_replay_finds_more_and_attacks_stay_in_the_ball(taken):
 
 def test_gradients_of_an_affine_purifier_do_not_hang_on_the_key(taken):
     found = of(taken, "gradients")
-    assert all(found[name].shape == (6, 2) for name in ("bpda", "other_key", "eot"))
-    assert (found["bpda"] > 0.5).all() and (found["bpda"] <= 1 + 1e-5).all()
+    names = ("bpda", "surrogate", "other_key", "eot")
+    assert all(found[name].shape == (6, 2) for name in names)
+    for name in ("bpda", "surrogate"):
+        assert (found[name] > 0.5).all() and (found[name] <= 1 + 1e-5).all()
 
 
 def test_thresholds_are_where_the_class_changes(taken):
@@ -144,13 +148,55 @@ def test_thresholds_are_where_the_class_changes(taken):
 
         s = found["at_image"][i]
         assert classes(0.98 * s) == classes(0)
-        if s < measures.FARTHEST * taken.plan.eps * 8 * 0.999:
+        if s < measures.compression.FARTHEST * taken.plan.eps * 8 * 0.999:
             assert classes(1.02 * s) != classes(0)
+
+
+def test_of_an_affine_map_the_rate_is_stable_and_gains_are_singular_values(taken):
+    found = of(taken, "stability")
+    gain = np.sort(gaussian_gain(DEVIATION, T_STAR))[::-1]
+    leading = np.tile(gain[: measures.compression.SINGULAR], (len(found["singular"]), 1))
+    np.testing.assert_allclose(found["singular"], leading, rtol=0.05)
+    rates = found["rates"]
+    same = np.broadcast_to(rates[:, :1, :, -1:], rates.shape)
+    np.testing.assert_allclose(rates, same, rtol=2e-2)
+    assert ((found["on"] >= 0) & (found["on"] <= 1 + 1e-5)).all()
+
+
+def test_a_systems_threshold_is_where_its_class_changes(taken):
+    found, images = of(taken, "thresholds"), taken.dataset.floats()
+    attack = of(taken, "attack", policy="replay", gradient="exact")
+    defense = jax.jit(taken.defense(ask("clean", PURIFIER, "denoiser")))
+    direction = (attack["images"] - images).reshape(6, -1)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    for i in range(6):
+        key = defense_key(example_key(taken.root, int(taken.indices[i])), 0)
+        s = found["system_at_image"][i]
+        places = [
+            images[i] + f * s * direction[i].reshape(8, 8, 1) for f in (0, 0.98, 1.02)
+        ]
+        with jax.debug_key_reuse(False):
+            own, before, after = (int(np.argmax(defense(key, x))) for x in places)
+        assert own == before
+        if s < measures.compression.FARTHEST * taken.plan.eps * 8 * 0.999:
+            assert after != own
+
+
+def test_correlations_by_part_are_of_draws_that_share_the_rest(taken):
+    found = of(taken, "cloud")
+    assert found["along"].shape == (6, 2 * T_STAR)
+    assert np.abs(found["along"]).max() <= 1
+    # What the chain ends with is what purification adds, whose correlation is known.
+    whole = [np.corrcoef(c.reshape(len(c), -1)) for c in found["by_key"]]
+    mean = [(m.sum() - len(m)) / (len(m) * (len(m) - 1)) for m in whole]
+    np.testing.assert_allclose(found["along"][:, -1], mean, atol=0.25)
+    for part in ("part_forward", "part_reverse"):
+        assert (found[part] > np.array(mean) - 0.05).all()
 
 
 def test_the_denoising_error_is_that_of_its_definition(taken):
     asked = ask("quality", PURIFIER, "denoiser")
-    units = [measures.quality(taken, asked, rows) for rows in taken.batches(asked)]
+    units = [measures.models.quality(taken, asked, rows) for rows in taken.batches(asked)]
     chain, denoiser = taken.purifier(asked).chain, network("denoiser")
     before = np.r_[float(taken.purifier(asked).signal), np.asarray(chain.signal)[:-1]]
     for i, x in enumerate(taken.dataset.floats()):
@@ -163,6 +209,19 @@ def test_the_denoising_error_is_that_of_its_definition(taken):
             errors.append(np.mean((np.asarray(predicted) - np.asarray(noise)) ** 2))
         found = np.concatenate([unit["error"] for unit in units])[i]
         np.testing.assert_allclose(found, np.mean(errors), rtol=1e-4)
+
+
+def test_samples_are_made_from_the_last_noise_level_and_seen_by_the_classifier(taken):
+    asked = ask("samples", PURIFIER, "denoiser")
+    rows = taken.batches(asked)[0]
+    found, classifier = measures.models.samples(taken, asked, rows), network("classifier")
+    model = DiffPure(network("denoiser"), 100, Ddim(eta=1.0, num_steps=50), Linear(100))
+    key = defense_key(example_key(taken.root, int(rows.indices[1])), 2)
+    expected = classifier(model(key, jnp.asarray(rows.images[1])))
+    np.testing.assert_allclose(found["made"][1, 2], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        found["real"], jax.vmap(classifier)(rows.images), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_page_of_it_is_whole(taken, tmp_path):

@@ -7,6 +7,7 @@ from experiments.paper.sections import (
     fuzzy,
     geometry,
     masking,
+    scorecard,
     sweep,
     theory,
 )
@@ -14,6 +15,7 @@ from experiments.paper.sections.section import Figure, Report, Section
 
 SECTIONS: dict[str, Section] = {
     "masking": masking.SECTION,
+    "scorecard": scorecard.SECTION,
     "geometry": geometry.SECTION,
     "denoising": denoising.SECTION,
     "fuzzy": fuzzy.SECTION,

@@ -14,7 +14,7 @@ from jaxpure.dissect.results import summarise
 from jaxpure.errors import UserError
 
 KINDS = ("adversarial", "random")
-MEASURES = ("l2", "linf", "ssim", "along", "orthogonal", "margin")
+MEASURES = ("l2", "linf", "ssim", "along", "orthogonal", "paired", "margin")
 
 
 def asks(plan: Plan) -> list[Ask]:
@@ -41,7 +41,8 @@ def report(study: Study) -> Report:
     about = (
         "distances of the states (their signal's shrinking undone) to the clean image, the "
         "part of the perturbation that is left along its own direction and what is "
-        "orthogonal to it, in lengths of the perturbation, and the classifier's margin"
+        "orthogonal to it, in lengths of the perturbation, that part against the clean "
+        "image's own path under the same key, and the classifier's margin"
     )
     results = {
         kind: summarise(
@@ -58,7 +59,7 @@ def report(study: Study) -> Report:
     figure = Figure(
         "fate",
         "The attacked image along the chain",
-        f"{about[0].upper()}{about[1:]} (2025 submission, Fig. 1c; seed, Fig. 3c). Mean "
+        f"{about} (2025 submission, Fig. 1c; seed, Fig. 3c). Mean "
         "over images, bands: bootstrap.",
         partial(figures.fate, results),
     )
@@ -67,7 +68,7 @@ def report(study: Study) -> Report:
 
 def _changes(found: dict, top: int, indices: np.ndarray):
     """Changes from the attacked to the purified image, and of the projection by phase."""
-    adversarial = {name: found[name][:, 0] for name in (*MEASURES, "paired")}
+    adversarial = {name: found[name][:, 0] for name in MEASURES}
     measured = {
         name: adversarial[name][:, -1] - adversarial[name][:, 0]
         for name in ("l2", "linf", "ssim")

@@ -1,6 +1,8 @@
 """Geometry: is it the key that moves an image, or the image itself?"""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -44,15 +46,10 @@ def report(study: Study) -> Report:
             "correlations",
             "Correlation of what purification adds",
             about + ".",
-            partial(
-                figures.dots,
-                table,
-                label="which",
-                value="correlation",
-                xlabel="mean correlation",
-                reference=0,
-            ),
+            _dots(table),
         ),
+        *_by_part(found, indices),
+        *_along(found, indices),
         _spectrum(found, indices),
         _variances(found, indices),
     ]
@@ -77,14 +74,78 @@ def _mean_correlations(clouds: np.ndarray) -> np.ndarray:
     return np.array([(m.sum() - np.trace(m)) / (k * (k - 1)) for m in matrices])
 
 
+def _by_part(found: dict, indices: np.ndarray) -> list[Figure]:
+    """Correlations where one part of the noise alone differs; none of a single part."""
+    names = [name for name in found if name.startswith("part_")]
+    if not names:
+        return []
+    about = (
+        "Pearson's correlation of purified minus original where the keys differ in one "
+        "part of the noise alone, mean over pairs of draws, then over images (bootstrap)"
+    )
+    labels = [f"{name.removeprefix('part_')} noise differs" for name in names]
+    table = summarise(
+        "correlations_by_part",
+        about,
+        {"correlation": np.stack([found[name] for name in names], 1)},
+        axis={"which": np.array(labels)},
+        indices=indices,
+    )
+    return [Figure("parts", "Which noise it hangs on", about + ".", _dots(table))]
+
+
+def _dots(table: Result) -> Callable[[Any], None]:
+    """Draws mean correlations, one a row."""
+    return partial(
+        figures.dots,
+        table,
+        label="which",
+        value="correlation",
+        xlabel="mean correlation",
+        reference=0,
+    )
+
+
+def _along(found: dict, indices: np.ndarray) -> list[Figure]:
+    """The correlation over keys at each state; none of a purifier without a chain."""
+    if "along" not in found:
+        return []
+    about = (
+        "Pearson's correlation over keys of state minus original (the signal's shrinking "
+        "undone), mean over pairs of draws, at each step of the chain; bands: bootstrap "
+        "over images"
+    )
+    table = summarise(
+        "correlation_along",
+        about,
+        {"correlation": found["along"]},
+        axis={"step": np.arange(1, 1 + found["along"].shape[1])},
+        indices=indices,
+    )
+    draw = partial(
+        figures.curves,
+        {"over keys": table},
+        x="step",
+        y="correlation",
+        xlabel="step of the chain, forward phase first",
+        ylabel="mean correlation over keys",
+        reference=0,
+    )
+    return [
+        Figure("correlation_along", "Where along the chain it comes", about + ".", draw)
+    ]
+
+
 def _spectrum(found: dict, indices: np.ndarray) -> Figure:
-    names = {"keys differ": "by_key", "starts differ": "by_start"}
+    # Under one start what is purified and what purification adds have one spectrum.
+    names = {"keys differ": "by_key", "starts differ": "from_start"}
     curves, dimensions = {}, {}
     for name, array in names.items():
         spectra = [spectrum(cloud) for cloud in found[array]]
         shown = min(COMPONENTS, len(spectra[0].explained))
         cumulated = np.stack([np.cumsum(s.explained)[:shown] for s in spectra])
-        dimensions[name] = np.mean([float(s.participation) for s in spectra])
+        ratios = np.array([float(s.participation) for s in spectra])
+        dimensions[name] = summarise("", "", {"ratio": ratios}, indices=indices)
         curves[name] = summarise(
             f"spectrum_{array}",
             "share of the variance in the first components",
@@ -92,12 +153,15 @@ def _spectrum(found: dict, indices: np.ndarray) -> Figure:
             axis={"components": np.arange(1, shown + 1)},
             indices=indices,
         )
-    carried = "; ".join(f"{name}: {d:.1f}" for name, d in dimensions.items())
+    carried = "; ".join(
+        f"{name}: {number(d.estimate('ratio'), 1)}" for name, d in dimensions.items()
+    )
     return Figure(
         "spectrum",
         "How many directions carry the purified draws",
-        "Share of the variance of purified minus original in the first principal "
-        f"components (2025 submission, Fig. 5b). Participation ratio, {carried}.",
+        "Share of the variance of purified images in the first principal components (2025 "
+        f"submission, Fig. 5b). Participation ratio of {len(found['by_key'][0])} draws, "
+        f"bootstrap over images, {carried}.",
         partial(
             figures.curves,
             curves,

@@ -8,6 +8,8 @@ from experiments import dissect_figures as figures
 from experiments.paper.asks import Ask, ask
 from experiments.paper.plans import Plan
 from experiments.paper.relations import (
+    HELPS,
+    OF_GAPS,
     Finding,
     Outcome,
     below,
@@ -23,9 +25,13 @@ from jaxpure.dissect.masking import KeyMatrix, key_matrix
 from jaxpure.dissect.results import Result, summarise
 from jaxpure.evaluation.statistics import correct, paired_gap, wilson
 
-HELPS = 0.1  # a change of robust accuracy below it does not matter
 GRADIENTS = ("exact", "bpda")
-USED = {"bpda": "BPDA", "other_key": "another key", "eot": "EOT mean"}
+USED = {
+    "bpda": "BPDA",
+    "surrogate": "surrogate",  # of a chain of more steps than it has
+    "other_key": "another key",
+    "eot": "EOT mean",
+}
 
 
 def asks(plan: Plan) -> list[Ask]:
@@ -40,12 +46,12 @@ def asks(plan: Plan) -> list[Ask]:
 
 
 def _matrix(plan: Plan) -> list[Ask]:
-    """Replayed attacks under each key in turn, and under all of them at once."""
+    """Replayed attacks under each key in turn, and under the first 2, 3, ... at once."""
     attack = partial(
         ask, "attack", plan.purifier, plan.denoiser, policy="replay", gradient="bpda"
     )
     single = [attack(first=k) if k else attack() for k in range(plan.matrix_keys)]
-    return [*single, attack(known=plan.matrix_keys)]
+    return [*single, *(attack(known=k) for k in range(2, plan.matrix_keys + 1))]
 
 
 def report(study: Study) -> Report:
@@ -62,7 +68,7 @@ def report(study: Study) -> Report:
     logits = np.stack(matrix, 1)[:, :, : 2 * plan.matrix_keys]
     keys = _key_matrix(logits, labels, clean, plan.matrix_keys)
     cosines = study.all(ask("gradients", plan.purifier, plan.denoiser))
-    curves = {title: cosines[name] for name, title in USED.items()}
+    curves = {title: cosines[name] for name, title in USED.items() if name in cosines}
     aligned = alignment_curve(curves, indices=study.indices)
     means = summarise("cosines", "", {n: v.mean(1) for n, v in curves.items()})
     table = _table(robust, right)
@@ -82,8 +88,8 @@ def report(study: Study) -> Report:
         Figure(
             "key_matrix",
             "Attack success by attack key and judging key",
-            f"{keys.cells.about}. Row {plan.matrix_keys} knew all of the first "
-            f"{plan.matrix_keys} keys (EOT, mean logits).",
+            f"{keys.cells.about}. The rows from {plan.matrix_keys} on knew the first 2 to "
+            f"{plan.matrix_keys} keys at once (EOT, mean logits).",
             partial(figures.key_matrix, keys.cells),
         ),
         Figure(
@@ -158,7 +164,7 @@ def _table(robust: dict, right: np.ndarray) -> Result:
 def _replay(robust: dict, right: np.ndarray) -> Finding:
     gaps = [paired_gap(robust["fresh", g, 1], robust["replay", g, 1]) for g in GRADIENTS]
     ours = "; ".join(f"{g} {points(gap)}" for g, gap in zip(GRADIENTS, gaps, strict=True))
-    outcome = positive(gaps[0].low, gaps[0].high)
+    outcome = OF_GAPS[1](gaps[0].low, gaps[0].high)
     p = f"McNemar's p {gaps[0].p_value:.2g}"
     sentence = (
         f"Fresh minus replayed, exact gradient, same images and budget ({p}); clean "
@@ -169,17 +175,12 @@ def _replay(robust: dict, right: np.ndarray) -> Finding:
 
 def _eot(robust: dict, plan: Plan) -> Finding:
     gap = paired_gap(robust["fresh", "bpda", 1], robust["fresh", "bpda", plan.eot_samples])
-    outcome: Outcome = "undecided"
-    if gap.high <= HELPS:
-        outcome = "held"
-    elif gap.low > 0:
-        outcome = "did not hold"
     sentence = (
         f"EOT 1 minus EOT {plan.eot_samples}, fresh BPDA; it held where the whole interval "
         f"is below {100 * HELPS:.0f} points. Under replay all draws are one key, and one "
         "draw is made of them."
     )
-    return Finding(2, points(gap), outcome, sentence)
+    return Finding(2, points(gap), OF_GAPS[2](gap.low, gap.high), sentence)
 
 
 def _bpda(robust: dict) -> Finding:
@@ -188,15 +189,16 @@ def _bpda(robust: dict) -> Finding:
         "Fresh exact minus replayed BPDA: above zero, the attack with the poorer gradient "
         "and the noise finds more."
     )
-    return Finding(3, points(gap), positive(gap.low, gap.high), sentence)
+    return Finding(3, points(gap), OF_GAPS[3](gap.low, gap.high), sentence)
 
 
 def _key_matrix(
     logits: np.ndarray, labels: np.ndarray, clean: np.ndarray, keys: int
 ) -> KeyMatrix:
-    """Rows: attacks under each key, and under the first `keys` at once."""
+    """Rows: attacks under each key, and under the first 2 to `keys` at once."""
     judges = 2 * keys
-    seen = np.vstack([np.eye(keys, judges), np.arange(judges) < keys]).astype(bool)
+    several = [np.arange(judges) < known for known in range(2, keys + 1)]
+    seen = np.vstack([np.eye(keys, judges), *several]).astype(bool)
     return key_matrix(logits, labels, seen=seen, clean=clean[:, :judges])
 
 
@@ -211,9 +213,9 @@ def _transfer(
     # An image that is wrong under a key to begin with is no success of either.
     success = (wrong & counted).astype(float)
     one_home = success[:, np.arange(m), np.arange(m)].mean(1)
-    home = summarise("home", "", {"gain": success[:, m, :m].mean(1) - one_home})
+    home = summarise("home", "", {"gain": success[:, -1, :m].mean(1) - one_home})
     one_away = success[:, :m, m : 2 * m].mean((1, 2))
-    away = summarise("away", "", {"gain": success[:, m, m : 2 * m].mean(1) - one_away})
+    away = summarise("away", "", {"gain": success[:, -1, m : 2 * m].mean(1) - one_away})
     gain, loss = away.estimate("gain"), home.estimate("gain")
     outcome = both(
         positive(overall.low, overall.high),
@@ -232,13 +234,17 @@ def _transfer(
 
 
 def _cosines(means: Result) -> Finding:
-    found = {name: means.estimate(name) for name in USED.values()}
+    used = [name for name in USED.values() if name in means.columns]
+    found = {name: means.estimate(name) for name in used}
     ours = "; ".join(f"{name} {number(e)}" for name, e in found.items())
-    outcomes: list[Outcome] = [below(e.low, e.high, 0.95) for e in found.values()]
+    outcomes: list[Outcome] = [
+        below(e.low, e.high, 0.95) for name, e in found.items() if name != USED["surrogate"]
+    ]
     outcome = both(*outcomes)
     sentence = (
-        "Mean cosine with the exact gradient under the judging key; it held where every "
-        "gradient that attacks use is clearly another (below 0.95)."
+        "Mean cosine with the exact gradient under the judging key; it held where BPDA's, "
+        "another key's and the mean's over keys are clearly others (below 0.95). A "
+        "surrogate of fewer steps knows the key and the chain: it is for comparison."
     )
     return Finding(17, ours, outcome, sentence)
 
