@@ -20,7 +20,7 @@ EPS, STEP_SIZE = 8 / 255, 2 / 255
 
 
 class Classifier(torch.nn.Module):
-    """WideResNet-10-2, channels last as PyTorch likes it on a CPU; counts its calls."""
+    """AirNet, channels last as PyTorch likes it on a CPU; counts its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +36,7 @@ class Classifier(torch.nn.Module):
             for name, w in self.weights.items()
             if w.ndim == 4
         }
+        self.groups = len(_numbers(architecture, "widths"))
         self.mean, self.std = (
             torch.tensor(_numbers(architecture, name))[None, :, None, None]
             for name in ("mean", "std")
@@ -44,24 +45,23 @@ class Classifier(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         x = (x.contiguous(memory_format=torch.channels_last) - self.mean) / self.std
-        x = self._conv(x, "conv_in")
-        for i in range(3):
-            block, stride = f"blocks.{i}", 2 if i else 1
-            activated = self._norm(x, f"{block}.norm1")
-            h = self._conv(activated, f"{block}.conv1", stride)
-            h = self._conv(self._norm(h, f"{block}.norm2"), f"{block}.conv2")
-            x = h + self._conv(activated, f"{block}.shortcut", stride)
-        x = self._norm(x, "norm_out").mean((2, 3))
-        return x @ self.weights["params.logits.kernel"] + self.weights["params.logits.bias"]
+        x = functional.gelu(functional.conv2d(x, self.kernels["stats.whitening"]))
+        for i in range(self.groups):
+            group = f"groups.{i}"
+            x = functional.max_pool2d(self._conv(x, f"{group}.conv1"), 2)
+            x = functional.gelu(self._norm(x, f"{group}.norm1"))
+            x = self._norm(self._conv(x, f"{group}.conv2"), f"{group}.norm2")
+            x = functional.gelu(x)
+        x = x.amax((2, 3))
+        return x @ self.weights["params.logits"] / x.shape[-1]
 
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         mean, var = (self.weights[f"stats.{name}.{part}"] for part in ("mean", "var"))
-        scale, bias = (self.weights[f"params.{name}.{part}"] for part in ("scale", "bias"))
-        return functional.relu(functional.batch_norm(x, mean, var, scale, bias, eps=1e-5))
+        bias = self.weights[f"params.{name}.bias"]
+        return functional.batch_norm(x, mean, var, bias=bias, eps=1e-12)
 
-    def _conv(self, x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
-        kernel = self.kernels[f"params.{name}.kernel"]
-        return functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+    def _conv(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.conv2d(x, self.kernels[f"params.{name}.kernel"], padding=1)
 
 
 def _numbers(architecture: str, option: str) -> list[float]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxpure.models.layers import SAME_3X3, conv2d
 
 BATCH = 250
-SHAPES = ((23, 24, 64), (11, 64, 64), (11, 64, 256), (5, 256, 256))
+SHAPES = ((23, 24, 64), (11, 64, 64), (11, 64, 256), (5, 256, 256), (2, 256, 256))
 
 
 def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:

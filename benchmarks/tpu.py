@@ -109,8 +109,11 @@ def measure(chip: str, network: str, dtype: str, batch: int, name: str) -> Row:
     where, setup = tpu_cost.device(peaks), set_up_for(network, dtype)
     shape = (batch, *NETWORKS[network].denoiser.input_shape)
     made = PROGRAMS[name](setup, shape, where)
-    compiled, seconds = tpu_cost.compiled_for(where, made.function, *made.arguments)
-    return Row(chip, network, dtype, batch, name, tpu_cost.cost(compiled, peaks), seconds)
+    # As the commands have it (`program.prepare_jax`).
+    with jax.default_matmul_precision("highest" if dtype == "float32" else None):
+        compiled, seconds = tpu_cost.compiled_for(where, made.function, *made.arguments)
+    cost = tpu_cost.cost(compiled, peaks, dtype)
+    return Row(chip, network, dtype, batch, name, cost, seconds)
 
 
 def set_up_for(network: str, dtype: str) -> Setup:

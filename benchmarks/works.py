@@ -95,7 +95,7 @@ def works(quick: bool) -> dict[str, Work]:
         "published_chain_gradient": _chain(*published, gradient=True, seconds=160),
         "pgd": _attack("pgd", *((4, 2) if quick else (64, 20))),
         "apgd": _attack("apgd", *((4, 2) if quick else (64, 20))),
-        "digits_bpda_replay": _command(2 if quick else 100, quick),
+        "digits_bpda_replay": _command(2 if quick else 200, quick),
         "scaling": _scaling(quick),
     }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import config as configs
 from experiments import weights
@@ -105,8 +106,20 @@ def load(spec: str, data_dir: str | None = None) -> data.Dataset:
 
 
 def load_data(config: configs.DataConfig, split: str) -> data.Dataset:
-    """The examples that a training config names, of this split."""
+    """The examples that a training config names, of this split.
+
+    Raises:
+      ConfigError: the set has no test split and none is made of it, or the other way round.
+    """
     source = data.parse(config.name)
+    has_splits = hasattr(source, "split")
+    if has_splits == bool(config.test_every):
+        raise configs.ConfigError(
+            f"config.data.test_every={config.test_every}: {config.name} has a test split"
+            if has_splits
+            else f"{config.name} has no test split to measure on: keep every tenth example "
+            "out of training by config.data.test_every=10"
+        )
     options = {
         "num_examples": config.num_examples or None,
         "image_size": config.image_size or None,
@@ -115,7 +128,11 @@ def load_data(config: configs.DataConfig, split: str) -> data.Dataset:
     where = {"split": split, "data_dir": config.data_dir or None}
     options |= {name: value for name, value in where.items() if hasattr(source, name)}
     given = {name: value for name, value in options.items() if value is not None}
-    return data.load(source, **given)
+    found = data.load(source, **given)
+    if has_splits:
+        return found
+    for_test = np.arange(len(found)) % config.test_every == 0
+    return data.take(found, for_test if split == "test" else ~for_test)
 
 
 def _check_numbers(config: configs.RunConfig) -> None:

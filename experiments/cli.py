@@ -30,7 +30,11 @@ COMMANDS = {
     ),
     "paper": (
         "experiments.paper.__main__",
-        "the papers' figures and tables on one page: --data=digits [--quick]",
+        "the papers' figures and claims on one page: --data=digits [--quick]",
+    ),
+    "tables": (
+        "experiments.tables.__main__",
+        "the papers' tables, a run for each cell: --data=digits [--only=1]",
     ),
     "view": ("experiments.view", "one page over many runs: RUNS_DIR [--out=FILE]"),
     "check-gradient": (

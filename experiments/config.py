@@ -75,6 +75,8 @@ class DataConfig:
       data_dir: TFDS's data_dir; "" means TFDS_DATA_DIR or TFDS's default.
       image_size: images are resized and cropped to it, as evaluations on ImageNet do
         (256 for a crop of 224); 0 means as they are.
+      test_every: of a set without a test split, every so many-th example is its test
+        split, which training never sees; 0 for a set that has one.
     """
 
     name: str = "digits"
@@ -82,6 +84,7 @@ class DataConfig:
     num_examples: int = 200
     data_dir: str = ""
     image_size: int = 0
+    test_every: int = 0
 
 
 @dataclass
@@ -91,7 +94,7 @@ class TrainConfig:
     Attributes:
       task: "classifier" or "denoiser".
       data: the examples to train on; the test split measures, and decides nothing.
-      architecture: name in jaxpure.models.REGISTRY with its options in brackets; the
+      architecture: name in jaxpure.models.ARCHITECTURES with its options in brackets; the
         image's shape and the number of classes are filled in from the data.
       num_steps: updates.
       batch_size: examples an update, over all devices.
@@ -114,6 +117,8 @@ class TrainConfig:
         grows with training; 0 for `ema_decay`.
       grad_clip: the gradient's largest L2 norm; 0 for any.
       label_smoothing: of a classifier's labels.
+      crop: a random part of each image, so many pixels high and wide, and the network is
+        one of that size; it is measured on the middle of the test images. 0 for all of it.
       shift: augmentation, pixels.
       reflect: a shift uncovers the image mirrored at its edge; else 0.
       flip: augmentation, mirrored images.
@@ -160,6 +165,7 @@ class TrainConfig:
     ema_width: float = 0.0
     grad_clip: float = 1.0
     label_smoothing: float = 0.0
+    crop: int = 0
     shift: int = 0
     reflect: bool = False
     flip: bool = False

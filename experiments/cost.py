@@ -1,12 +1,18 @@
 """What a run costs here, from measured steps, before it is begun."""
 
+import time
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from experiments.build import Experiment
 from jaxpure import specs
 from jaxpure.attacks import ATTACKS
 from jaxpure.defenses import denoiser_evaluations
-from jaxpure.evaluation import Setup, lanes, processes
+from jaxpure.evaluation import Setup, lanes, local_mesh, processes
 
 
 def announce(built: Experiment, where: lanes.Lanes) -> float:
@@ -32,6 +38,42 @@ def announce(built: Experiment, where: lanes.Lanes) -> float:
     return seconds
 
 
+def seconds_per_evaluation(purifier: Any, images: Any) -> float:
+    """Seconds that an evaluation of the denoiser takes on one image, of many side by side.
+
+    Args:
+      purifier: whose chain is timed, compiled; one evaluation where it does not say.
+      images: `(n, H, W, C)`, over all devices where their number allows.
+    """
+    mesh = local_mesh()
+    size = -(-len(images) // mesh.size) * mesh.size
+    batch = jnp.resize(jnp.asarray(images), (size, *images.shape[1:]))
+    batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
+    keys = jax.random.split(jax.random.key(0), size)
+    purify = jax.jit(lambda purifier, keys, x: jax.vmap(purifier)(keys, x))
+    seconds = float("inf")
+    for _ in range(2):  # the first is compiled
+        started = time.perf_counter()
+        jax.block_until_ready(purify(purifier, keys, batch))
+        seconds = time.perf_counter() - started
+    return seconds / size / (denoiser_evaluations(purifier) or 1)
+
+
+def purifications(setup: Setup, of_gradient: int = 1) -> int:
+    """What an image costs at most, judging it clean and attacked included.
+
+    Args:
+      setup: the evaluation.
+      of_gradient: purifications that a draw with a gradient counts as.
+    """
+    total = 2 * setup.judging_keys
+    for stage in setup.stages:
+        budget = stage.budget
+        each = of_gradient * budget.gradient_draws + budget.forward_draws
+        total += int(budget.calls) * each
+    return total
+
+
 def duration(seconds: float) -> str:
     """In the unit that fits."""
     if seconds < 90:
@@ -45,7 +87,7 @@ def _attack(built: Experiment, setup: Setup, where: lanes.Lanes) -> tuple[float,
     n = len(dataset)
     share = -(-n // processes.ours().count)  # of this process, at most
     examples = lanes.Examples(built.root, dataset.indices, dataset.floats(), dataset.labels)
-    total, purifications = 0.0, 2 * keys * n
+    total = 0.0
     for stage in setup.stages:
         compiling, step = lanes.seconds_per_step(where, stage, setup.ball, examples)
         budget = stage.budget
@@ -57,8 +99,8 @@ def _attack(built: Experiment, setup: Setup, where: lanes.Lanes) -> tuple[float,
             f"{compiling:.0f} s), about {duration(seconds)}",
             flush=True,
         )
-        total, purifications = total + seconds, purifications + n * calls * each_step
-    return total, purifications
+        total += seconds
+    return total, n * purifications(setup)
 
 
 def _advise(built: Experiment) -> None:

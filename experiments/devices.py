@@ -5,6 +5,7 @@ keeps all of them busy. Records do not depend on it (docs/running.md has the rul
 """
 
 import os
+import platform
 from pathlib import Path
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -45,6 +46,23 @@ def _wait_for_busy_devices() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if PATIENCE not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{PATIENCE}={PATIENT_SECONDS}".strip()
+
+
+def hardware() -> str:
+    """This process's devices, and the processor they are in or beside."""
+    import jax
+
+    found = jax.devices()
+    name, cores = _processor(), physical_cores()
+    return f"{len(found)} x {found[0].device_kind}, {name}, {cores} cores"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.partition(": ")[2] for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def physical_cores() -> int:

@@ -63,6 +63,7 @@ def announce(built: Experiment, name: str) -> float:
         )
     shape = (built.config.batch_size, *built.dataset.image_shape)
     n, keys = len(built.dataset), built.config.judging_keys
+    dtype = built.config.compute_dtype
     at_once = built.config.draws_at_once
     batches = math.ceil(n / (count * shape[0]))
     print(
@@ -70,18 +71,20 @@ def announce(built: Experiment, name: str) -> float:
         f"{batches} batches; times are at the chips' published peaks:",
         flush=True,
     )
-    alone = _compiled(chip, purify, setup.defense, *batch_of(shape))
+    alone = _compiled(chip, dtype, purify, setup.defense, *batch_of(shape))
     evaluations = setup.about["denoiser_evaluations"] or 1
     in_attack = setup.about["attack_denoiser_evaluations"] or 1
     chain = alone
     if setup.about["gradient"] != "bpda":  # else the chain is not differentiated
-        chain = _compiled(chip, differentiate, setup.seen, *batch_of(shape))
+        chain = _compiled(chip, dtype, differentiate, setup.seen, *batch_of(shape))
     judging = 2 * keys * batches * evaluations * alone.seconds
     total, peak = judging, alone.peak_bytes
     for stage in setup.stages:
         objective = dataclasses.replace(stage.objective, draws_at_once=at_once)
         search = (stage.attack, objective, setup.ball)
-        step = _compiled(chip, lanes.advance_on(_mesh(chip)), *step_of(search, shape))
+        step = _compiled(
+            chip, dtype, lanes.advance_on(_mesh(chip)), *step_of(search, shape)
+        )
         budget, draws = stage.budget, max(objective.gradient_draws, 1)
         counted = min(at_once, draws)  # draws that the step counts, the rest is a loop
         looks = objective.extra_draws * evaluations * alone.seconds
@@ -120,7 +123,7 @@ def differentiate(defense: Any, keys: jax.Array, x: jax.Array) -> jax.Array:
     return jax.vmap(one)(keys, x)
 
 
-def _compiled(chip: Chip, function: Any, *arguments: Any) -> Cost:
+def _compiled(chip: Chip, dtype: str, function: Any, *arguments: Any) -> Cost:
     where = tpu_cost.device(chip)
     try:
         compiled, _ = tpu_cost.compiled_for(where, function, *arguments)
@@ -131,7 +134,7 @@ def _compiled(chip: Chip, function: Any, *arguments: Any) -> Cost:
             f"a program of the run does not fit a chip of {chip.memory / 1e9:.0f} GB: "
             "choose a smaller config.batch_size"
         ) from error
-    return tpu_cost.cost(compiled, chip)
+    return tpu_cost.cost(compiled, chip, dtype)
 
 
 def _mesh(chip: Chip) -> jax.sharding.Mesh:

@@ -109,7 +109,7 @@ def main(arguments: Arguments, nothing: None) -> None:
     workdir = program.folder(arguments.rest[0])
     config, data_dir = config_of(workdir)
     devices.use(arguments.cpu_devices)
-    program.prepare_jax()
+    program.prepare_jax(config.compute_dtype)
     built = experiment(config, arguments.data_dir or data_dir)
     seed = config.seed if arguments.seed is None else arguments.seed
     reducers = tuple(filter(None, (arguments.reduce or "").split(",")))

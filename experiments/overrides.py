@@ -12,12 +12,12 @@ error names the field as it was typed.
 
 import dataclasses
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments import things
 from experiments.arguments import Override
-from experiments.config import ConfigError
+from experiments.config import ConfigError, by_name
 from jaxpure import specs
 from jaxpure.errors import UserError, unknown
 
@@ -49,6 +49,24 @@ def apply(config: Any, overrides: Iterable[Override]) -> Any:
             raise ConfigError(_about(override, error)) from error
         _check_spec(config, override)
     return config
+
+
+def arguments_of(name: str, config: Any) -> list[str]:
+    """What a program is told to have this change of a named config; `apply` undone.
+
+    Where data is on this machine is left out.
+    """
+    usual = by_name(name, type(config))
+    return [f"--config={name}", *_differing("config", usual, config)]
+
+
+def _differing(prefix: str, usual: Any, wanted: Any) -> Iterator[str]:
+    for field in dataclasses.fields(wanted):
+        a, b = getattr(usual, field.name), getattr(wanted, field.name)
+        if dataclasses.is_dataclass(b):
+            yield from _differing(f"{prefix}.{field.name}", a, b)
+        elif a != b and field.name != "data_dir":
+            yield f"--{prefix}.{field.name}={b}"
 
 
 def _changed(node: Any, override: Override, path: tuple[str, ...]) -> Any:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import pathlib
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -87,7 +88,7 @@ def launch(
         config = overrides.apply(configs.by_name(found.config, kind), found.overrides)
         batch = _shared_batch(config)
         devices.use(found.cpu_devices, multiple_of=batch)
-        prepare_jax()
+        prepare_jax(getattr(config, "compute_dtype", "float32"))
         return main(found, config) or 0
     except (ArgumentError, UserError, FloatingPointError) as error:
         return fail(str(error))
@@ -114,15 +115,40 @@ def workdir(arguments: Arguments, config: Any) -> epath.Path:
     Raises:
       WorkdirError: it holds the run of another config, or cannot be one.
     """
-    wanted = identity(config)
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
-    given = arguments.workdir or f"runs/{arguments.config}-{digest}"
-    path = folder(given)
+    path = folder(arguments.workdir or f"runs/{run_name(str(arguments.config), config)}")
     _check_place(path)
     if (path / "config.json").exists():
         _check_held(path, config)
     print(f"workdir: {path}", flush=True)
     return path
+
+
+def run_name(name: str, config: Any) -> str:
+    """A folder's name for the run of this change of a named config, and of no other."""
+    wanted = json.dumps(identity(config), sort_keys=True)
+    return f"{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}"
+
+
+def pieces(text: str | None, by: str = ",") -> tuple[str, ...] | None:
+    """What stands between the commas of an option; None where it is not given."""
+    if text is None:
+        return None
+    return tuple(piece.strip() for piece in text.split(by) if piece.strip())
+
+
+def weights_in(folder: str | None) -> tuple[str, ...]:
+    """The files of weights in a folder, by name; none where none is given.
+
+    Raises:
+      UserError: it holds none.
+    """
+    if folder is None:
+        return ()
+    place = pathlib.Path(os.path.expanduser(folder))
+    found = sorted(place.glob("*.safetensors"))
+    if not found:
+        raise UserError(f"--checkpoints={folder} holds no .safetensors files")
+    return tuple(map(str, found))
 
 
 def _check_held(path: epath.Path, config: Any) -> None:
@@ -254,17 +280,19 @@ def progress(total: int, unit: str, *, initial: int = 0) -> Iterator[tqdm]:
         yield bar
 
 
-def prepare_jax() -> None:
+def prepare_jax(compute_dtype: str = "float32") -> None:
     """JAX's settings for a command, each where the user has not set it otherwise.
 
     Compiled programs are kept between runs. And float32 is float32: by default TPUs
     multiply it as bfloat16 and GPUs in fewer bits, while a CPU computes the same either
-    way; for fewer bits there is `compute_dtype=bfloat16`.
+    way; for fewer bits there is `compute_dtype=bfloat16`. There nothing is asked for:
+    products of bfloat16 at "highest" are no better, and libtpu's compiler fails on some.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", f"{home}/jaxpure/compiled")
-    if jax.config.values["jax_default_matmul_precision"] is None:
+    unset = jax.config.values["jax_default_matmul_precision"] is None
+    if unset and compute_dtype == "float32":
         jax.config.update("jax_default_matmul_precision", "highest")
 
 

@@ -25,6 +25,7 @@ from jaxpure.evaluation.statistics import Estimate
 from jaxpure.files import sha256
 
 VERSION = 2
+SUMMARY = "summary.json"
 
 
 class RunError(UserError):
@@ -72,14 +73,19 @@ class Run:
         return Estimate(found["value"], found["low"], found["high"], found["n"])
 
 
+def is_finished(folder: epath.Path) -> bool:
+    """Whether a folder holds a finished run: its summary is what is written last."""
+    return (folder / SUMMARY).exists()
+
+
 def read(folder: epath.Path) -> Run:
     """A finished run.
 
     Raises:
       RunError: the folder holds none, or a file of it is damaged.
     """
-    path = folder / "summary.json"
-    if not path.exists():
+    path = folder / SUMMARY
+    if not is_finished(folder):
         raise RunError(
             f"{folder} holds no finished run (no summary.json): start it again to end it"
             if (folder / "config.json").exists()

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from experiments import config as configs
-from experiments import versions
+from experiments import devices, versions
 from experiments.build import Experiment
 from jaxpure.evaluation import Result, processes
 from jaxpure.evaluation.identity import matmul_precision
@@ -28,6 +28,7 @@ def summarize(
         "images_per_second": len(experiment.dataset) / seconds if seconds else None,
         "num_devices": jax.local_device_count() * processes.ours().count,
         "device_kind": jax.devices()[0].device_kind,
+        "hardware": devices.hardware(),
         "matmul_precision": matmul_precision(),
         "versions": versions.packages(),
         "git": versions.git_commit(),

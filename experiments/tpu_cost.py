@@ -5,8 +5,9 @@ operations, what they move to and from memory, and the memory that it holds. How
 takes is not measured: it is what the chip's published peaks allow, from Google Cloud's
 pages on TPU v5e, v5p and v6e (cloud.google.com/tpu/docs).
 
-Two things to know of the counts. The body of a loop counts once, however often it runs. And
-peaks are bfloat16's: float32 at full precision takes several passes, and so longer.
+The body of a loop counts once, however often it runs. Peaks are bfloat16's, which is what
+the chips multiply: float32 at full precision ("highest", as commands have it) is six such
+products, and its arithmetic takes six times as long, which the compiler's count leaves out.
 """
 
 import functools
@@ -56,6 +57,9 @@ CHIPS = {
 }
 
 
+PASSES = {"bfloat16": 1, "float32": 6}  # products of bfloat16 in one of a compute dtype
+
+
 class Cost(NamedTuple):
     """What a compiled program costs one chip.
 
@@ -64,7 +68,7 @@ class Cost(NamedTuple):
       bytes_moved: to and from memory, as the compiler counts.
       peak_bytes: memory for arguments, results, temporaries and the program itself.
       code_bytes: of those the program itself.
-      arithmetic_seconds: `flop` at the chip's peak.
+      arithmetic_seconds: `flop` at the chip's peak, as often as the dtype takes passes.
       memory_seconds: `bytes_moved` at the chip's peak.
     """
 
@@ -149,17 +153,22 @@ def compiled_for(
     return compiled, time.monotonic() - started
 
 
-def cost(compiled: jax.stages.Compiled, chip: Chip) -> Cost:
-    """What a compiled program costs a chip, at its peaks."""
+def cost(compiled: jax.stages.Compiled, chip: Chip, dtype: str) -> Cost:
+    """What a compiled program costs a chip, at its peaks.
+
+    Args:
+      compiled: for a device of the chip.
+      chip: whose peaks count.
+      dtype: of the program's products, a name of `PASSES`.
+    """
     counts: Any = compiled.cost_analysis()
     sizes: Any = compiled.memory_analysis()
     flop, bytes_moved = (counts.get(name, 0.0) for name in ("flops", "bytes accessed"))
     code = sizes.generated_code_size_in_bytes
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     peak = sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes + code
-    return Cost(
-        flop, bytes_moved, peak, code, flop / chip.flops, bytes_moved / chip.bandwidth
-    )
+    arithmetic = PASSES[dtype] * flop / chip.flops
+    return Cost(flop, bytes_moved, peak, code, arithmetic, bytes_moved / chip.bandwidth)
 
 
 @functools.cache

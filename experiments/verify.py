@@ -75,7 +75,7 @@ def main(arguments: Arguments, config: None) -> int:
             good &= agreement.ok
     if arguments.rejudge is not None:
         details, data_dir = judge.config_of(workdir)
-        program.prepare_jax()
+        program.prepare_jax(details.compute_dtype)
         built = experiment(details, arguments.data_dir or data_dir)
         result = open_folder(workdir / "records" / "defended").result
         again = rejudge(result, built.defense, arguments.rejudge)

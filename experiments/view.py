@@ -56,7 +56,7 @@ def entry(folder: epath.Path, root: epath.Path) -> view.Entry:
 
 def finished(folder: epath.Path, depth: int = DEPTH) -> Iterator[epath.Path]:
     """This folder if it holds a finished run, else those below it that do."""
-    if (folder / "summary.json").exists():
+    if runs.is_finished(folder):
         yield folder
     elif depth and folder.is_dir():
         for child in sorted(folder.iterdir()):

@@ -1,8 +1,10 @@
 """From configs to things that run: every config builds, and what does not fit is named."""
 
 import dataclasses
+import json
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from experiments import build
@@ -101,8 +103,33 @@ def test_papers_numbers_are_what_runs(name, attack):
     assert specs.build(ATTACKS, config.attack) == attack
 
 
+def test_the_photographs_that_the_denoiser_never_saw_are_attacked(tmp_path):
+    """Every tenth of a folder of classes, for networks of a thousand."""
+    for i in range(1000):
+        folder = tmp_path / f"n{i:08d}"
+        folder.mkdir()
+        if i % 10 == 0:
+            PIL.Image.new("RGB", (8, 8), (i % 256, 0, 0)).save(folder / "0.png")
+    trained = configs.by_name("imagenet_samples_denoiser", configs.TrainConfig).data
+    assert trained.test_every == 10
+    config = configs.by_name("imagenet_samples_bpda_replay", configs.RunConfig)
+    unseen = [10 * i for i in range(64)]
+    assert json.loads(specs.parse(config.data).options["indices"]) == unseen
+    small = ",".join(str(i) for i in range(64))  # of the hundred that are here
+    folder = f"folder({tmp_path},image_size=224,indices=[{small}])"
+    config = dataclasses.replace(
+        config,
+        data=folder,
+        denoiser="random:naf_unet(image_size=224,widths=[8],blocks=[1],any_size=true)",
+        classifier="random:efficientnet_lite(num_classes=1000)",
+    )
+    built = build.experiment(config)
+    assert built.dataset.image_shape == (224, 224, 3)
+    np.testing.assert_array_equal(built.dataset.labels, 10 * np.arange(64))
+
+
 def test_replay_and_fresh_differ_in_the_policy_alone():
-    for kind in ("digits_bpda", "digits_pgd", "cifar_bpda"):
+    for kind in ("digits_bpda", "digits_pgd", "cifar_bpda", "imagenet_samples_bpda"):
         replay, fresh = (
             dataclasses.asdict(configs.by_name(f"{kind}_{policy}", configs.RunConfig))
             for policy in ("replay", "fresh")

@@ -5,7 +5,7 @@ import os
 import jax
 import pytest
 
-from experiments import devices
+from experiments import devices, program
 
 
 @pytest.fixture
@@ -70,3 +70,21 @@ def test_threads_of_a_core_count_once_and_a_quota_binds(monkeypatch, tmp_path):
     assert devices.physical_cores() == 1
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert devices.physical_cores() == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "set_by_user", "expected"),
+    [
+        ("float32", None, ["highest"]),
+        ("bfloat16", None, []),  # libtpu fails on some of its products at "highest"
+        ("float32", "high", []),
+    ],
+)
+def test_products_of_float32_alone_are_asked_to_be_exact(
+    dtype, set_by_user, expected, asked, monkeypatch
+):
+    values = {"jax_compilation_cache_dir": "somewhere"}
+    values["jax_default_matmul_precision"] = set_by_user
+    monkeypatch.setattr(type(jax.config), "values", values)
+    program.prepare_jax(dtype)
+    assert asked == expected

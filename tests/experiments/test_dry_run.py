@@ -44,7 +44,7 @@ def priced(monkeypatch):
     """Purifying takes 1 s an evaluation, its derivative 10, a step of the attack 100."""
     prices = {dry_run.purify: costing(1.0), dry_run.differentiate: costing(10.0)}
     monkeypatch.setattr(
-        dry_run, "_compiled", lambda chip, f, *_: prices.get(f, costing(100.0))
+        dry_run, "_compiled", lambda chip, dtype, f, *_: prices.get(f, costing(100.0))
     )
     return monkeypatch
 

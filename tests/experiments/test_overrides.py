@@ -26,7 +26,7 @@ RUN = "--config=digits_bpda_replay"
 def in_this_process(monkeypatch):
     """No command of these tests comes so far as to need devices or its own signals."""
     monkeypatch.setattr(devices, "use", lambda *args, **kwargs: None)
-    monkeypatch.setattr(program, "prepare_jax", lambda: None)
+    monkeypatch.setattr(program, "prepare_jax", lambda *_: None)
     monkeypatch.setattr(interrupts, "install", lambda: None)
 
 
@@ -261,3 +261,19 @@ def test_the_list_of_a_kind_shows_every_option(capsys):
     assert listing.command([]) == 0
     shown = capsys.readouterr().out
     assert "digits_bpda_replay" in shown and "diffpure, revpure" in shown
+
+
+def test_arguments_of_a_change_are_applied_to_that_change():
+    name = "cifar10_denoiser"
+    config = configs.by_name(name, configs.TrainConfig)
+    config.data.num_examples, config.data.data_dir = 7, "somewhere"
+    config.learning_rate, config.flip = 0.5, False
+    argv = overrides.arguments_of(name, config)
+    assert argv[0] == "--config=cifar10_denoiser" and len(argv) == 4
+    given = parse(argv, (), takes_config=True)
+    again = overrides.apply(configs.by_name(name, configs.TrainConfig), given.overrides)
+    config.data.data_dir = ""
+    assert again == config
+    assert (
+        overrides.arguments_of(name, configs.by_name(name, configs.TrainConfig)) == argv[:1]
+    )

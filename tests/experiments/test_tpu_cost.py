@@ -26,7 +26,7 @@ def test_cost_of_a_product_is_that_of_its_definition():
     compiled, seconds = tpu_cost.compiled_for(
         jax.devices("cpu")[0], lambda a, b: a @ b, *product(32, 48, 64)
     )
-    cost = tpu_cost.cost(compiled, chip)
+    cost = tpu_cost.cost(compiled, chip, "bfloat16")
     moved = 4 * (32 * 48 + 48 * 64 + 32 * 64)
     assert seconds > 0
     assert cost.flop == 2 * 32 * 48 * 64
@@ -34,6 +34,8 @@ def test_cost_of_a_product_is_that_of_its_definition():
     assert cost.peak_bytes >= moved + cost.code_bytes
     assert cost.arithmetic_seconds == cost.flop / 197e12
     assert cost.memory_seconds == moved / 819e9
+    exact = tpu_cost.cost(compiled, chip, "float32")
+    assert exact.arithmetic_seconds == pytest.approx(6 * cost.arithmetic_seconds)
     assert cost.seconds == cost.memory_seconds
     assert cost.efficiency == pytest.approx(cost.flop / 197e12 / (moved / 819e9))
 
@@ -93,7 +95,7 @@ def test_a_product_is_compiled_for_a_chip_that_is_not_here(chip):
     compiled, _ = tpu_cost.compiled_for(
         tpu_cost.device(peaks), lambda a, b: a @ b, *product(256, 512, 1024)
     )
-    cost = tpu_cost.cost(compiled, peaks)
+    cost = tpu_cost.cost(compiled, peaks, "float32")
     assert cost.flop == pytest.approx(2 * 256 * 512 * 1024, rel=0.01)
     assert cost.peak_bytes > 4 * 256 * 1024
     assert 0 < cost.efficiency <= 1
