@@ -1,7 +1,8 @@
 """The frame of all pages: one head, one style, and nothing that comes from elsewhere.
 
 A page is a template that begins with `{% extends "frame.html" %}` and fills the block
-`page`; `style` adds to the style that all share, and `shared` replaces it.
+`page`; `style` adds to the style that all share, and `shared` replaces it. `parts.html` has
+what several of them show.
 """
 
 from importlib import resources

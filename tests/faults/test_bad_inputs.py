@@ -16,7 +16,7 @@ def refused(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(devices, "use", lambda *args, **kwargs: None)
-        patch.setattr(program, "prepare_jax", lambda: None)
+        patch.setattr(program, "prepare_jax", lambda *_: None)
         patch.setattr(interrupts, "install", lambda: None)
         for module, work in ((run, "run"), (train, "_loop"), (cost, "announce")):
             patch.setattr(module, work, begun)

@@ -23,12 +23,23 @@ import pytest
 from etils import epath
 
 from experiments import config as configs
-from experiments import dissect_figures, events, throughput, training_page, versions
+from experiments import (
+    devices,
+    dissect_figures,
+    events,
+    program,
+    runs,
+    throughput,
+    training_page,
+    versions,
+)
 from experiments import weights as named_weights
 from experiments.paper import __main__ as paper
 from experiments.paper import page as paper_page
 from experiments.paper import plans
 from experiments.paper.sections import SECTIONS, Figure
+from experiments.tables import page as tables_of
+from experiments.tables import rows
 from jaxpure import data, models, report
 from jaxpure.dissect.results import Result
 from jaxpure.evaluation.summary import summarize
@@ -295,7 +306,7 @@ def papers_report(folder, monkeypatch, text="") -> str:
         monkeypatch.setattr(sys, "orig_argv", ["python", text])
         monkeypatch.setattr(versions, "git_commit", lambda: text)
         monkeypatch.setattr(versions, "packages", lambda: {text: text})
-        monkeypatch.setattr(paper, "_processor", lambda: text)
+        monkeypatch.setattr(devices, "hardware", lambda: text)
     dataset = data.from_arrays(
         np.zeros((2, 8, 8, 1), np.float32), [0, 1], name=text or "digits"
     )
@@ -321,6 +332,43 @@ def papers_report(folder, monkeypatch, text="") -> str:
     facts = paper._facts(study, None, 1.0)
     title = f"The papers on {dataset.name}"
     return paper_page.write(folder, title, reports, facts).read_text()
+
+
+def tables_page(folder, monkeypatch, text="") -> str:
+    """The page of the papers' tables, `text` in all that a run or a path may say."""
+    summary = {
+        name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4}
+        for name in ("clean_accuracy", "robust_accuracy", "worst_of_n", "majority_vote")
+    }
+    summary |= {"num_examples": 4, "seed": 0, "seconds": 1.0, "device_kind": "cpu"}
+    told = {"hardware": text or "2 x cpu", "git": text or "abc"}
+    if text:
+        monkeypatch.setattr(sys, "orig_argv", ["python", text])
+        monkeypatch.setattr(versions, "git_commit", lambda: text)
+        monkeypatch.setattr(versions, "packages", lambda: {text: text})
+        monkeypatch.setattr(program, "run_name", lambda name, config: text)
+    plan = rows.plan("digits")
+    config = rows.tables(plan)["2"].lines[0].runs["fresh"]
+    config = dataclasses.replace(config, denoiser=text or "digits_denoiser")
+    lines = tuple(
+        rows.Line((text or "weights", "BPDA"), {policy: config})
+        for policy in (rows.FRESH, rows.REPLAY)
+    )
+    table = rows.tables(plan)["3"]._replace(lines=lines)
+    run = runs.Run(epath.Path(folder / "run"), summary | told, {})
+    found = {"3": [tables_of.Cells({rows.FRESH: run}, None), tables_of.Cells({}, None)]}
+    why = {program.run_name(plan.config, config): text or "it does not fit"}
+    folder.mkdir()
+    path = tables_of.write(epath.Path(folder), plan, {"3": table}, found, why)
+    return path.read_text()
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_no_text_changes_the_tags_of_the_tables_page(tmp_path, monkeypatch, what):
+    plain = tables_page(tmp_path / "plain", monkeypatch)
+    page = tables_page(tmp_path / "hostile", monkeypatch, HOSTILE[what])
+    assert structure(page) == structure(plain)
+    assert plain.count("it does not fit") and "50.0%" in page
 
 
 def drawings(page: str) -> list[Counter]:
