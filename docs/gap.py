@@ -47,8 +47,8 @@ def draw(pairs: list[tuple[dict, dict]], path: str) -> None:
         f"{100 * last['robust_accuracy_undefended']['value']:.0f}%)"
     )
     ball = f"L-inf {255 * last['eps']:.3g}/255"
-    t_star = last["config"]["purifier"]["t_star"]
-    axes.set_title(f"DiffPure on {last['dataset']}, t_star {t_star}, {ball}", loc="left")
+    purifier = last["config"]["purifier"]
+    axes.set_title(f"{purifier} on {last['dataset']}, {ball}", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 
