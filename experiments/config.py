@@ -96,6 +96,8 @@ class TrainConfig:
       data: the examples to train on; the test split measures, and decides nothing.
       architecture: name in jaxpure.models.ARCHITECTURES with its options in brackets; the
         image's shape and the number of classes are filled in from the data.
+      initial_weights: a network of that architecture to train on from, a bundled name or
+        a file; none for new weights. Rates, averages and steps begin anew.
       num_steps: updates.
       batch_size: examples an update, over all devices.
       accumulation: parts of a batch that are taken one after another, for its gradient in
@@ -149,6 +151,7 @@ class TrainConfig:
         default_factory=lambda: DataConfig(split="train", num_examples=0)
     )
     architecture: str = "wide_resnet"
+    initial_weights: str = ""
     num_steps: int = 1000
     batch_size: int = 128
     accumulation: int = 1

@@ -243,10 +243,10 @@ def identity(config: Any) -> dict[str, Any]:
 def weights_digests(config: Any) -> dict[str, str]:
     """SHA-256 of the weights files that a config names: a path may be trained anew."""
     found = {}
-    for name in ("denoiser", "classifier"):
-        if not hasattr(config, name):
+    for name in ("denoiser", "classifier", "initial_weights"):
+        value = getattr(config, name, "")
+        if not value:
             continue
-        value = getattr(config, name)
         try:
             found[name] = weights.digest(value)
         except UserError as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import optax
 
 from experiments import config as configs
 from experiments.build import SEED_LIMIT
-from jaxpure import data, models, optimizers, specs, training
+from jaxpure import data, models, optimizers, specs, training, weights
 from jaxpure.attacks import Linf, Pgd
 from jaxpure.diffusion import SCHEDULES, Schedule
 from jaxpure.errors import UserError, check_in, check_range
@@ -92,12 +93,8 @@ def network_and_loss(
         num_classes=dataset.num_classes,
         compute_dtype=config.compute_dtype,
     )
-    network = models.create(architecture, jax.random.key(config.seed))
-    if hasattr(architecture, "fit"):  # a first layer that the data give
-        some = data.take(dataset, slice(FITTED_ON))
-        some = middle(some, config.crop).floats()
-        network = models.Network(architecture, architecture.fit(network.params, some))
-    network = models.Network(architecture, network.params, _trained(config))
+    params = _initial_params(config, architecture, dataset)
+    network = models.Network(architecture, params, _trained(config))
     if config.task == "classifier":
         return network, _classifier_loss(config)
     return network, partial(
@@ -105,6 +102,25 @@ def network_and_loss(
         alphas_cumprod=signal_table(config),
         min_snr_gamma=config.min_snr_gamma,
     )
+
+
+def _initial_params(
+    config: configs.TrainConfig, architecture: models.Architecture, dataset: data.Dataset
+) -> Any:
+    """Of `initial_weights`, or new ones, with a first layer that the data give."""
+    if config.initial_weights:
+        begun = weights.load(config.initial_weights, config.compute_dtype)
+        if begun.architecture != architecture:
+            raise configs.ConfigError(
+                f"config.initial_weights={config.initial_weights} is a "
+                f"{begun.architecture}, expected config.architecture: {architecture}"
+            )
+        return begun.params
+    params = models.create(architecture, jax.random.key(config.seed)).params
+    if not hasattr(architecture, "fit"):
+        return params
+    some = data.take(dataset, slice(FITTED_ON))
+    return architecture.fit(params, middle(some, config.crop).floats())
 
 
 def middle(dataset: data.Dataset, size: int) -> data.Dataset:

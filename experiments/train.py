@@ -326,6 +326,7 @@ def _card(
         | {"data": configs.as_dict(config.data) | {"data_dir": ""}},
         "steps": steps,
         "images_seen": steps * config.batch_size,
+        **_begun_from(config),
         "throughput": pace.text(config.batch_size),
         "seconds": round(pace.seconds, 1),
         "seed": config.seed,
@@ -333,6 +334,17 @@ def _card(
         "versions": claim["versions"],
         "licence": "Apache-2.0",
     }
+
+
+def _begun_from(config: configs.TrainConfig) -> dict[str, Any]:
+    """What a card says of the network whose training was gone on with."""
+    if not config.initial_weights:
+        return {}
+    card = weights.card(config.initial_weights)
+    told = {key: card[key] for key in ("name", "images_seen", "seconds") if key in card}
+    earlier = {"begun_from": card["begun_from"]} if "begun_from" in card else {}
+    sha256 = weights.digest(config.initial_weights)
+    return {"begun_from": {**told, "sha256": sha256, **earlier}}
 
 
 def _commands(run: _Run, name: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from jaxpure import weights
 from jaxpure.errors import UserError
 from tests.experiments.commands import TINY, error_line, run, start
 
+VIT = "vit(patch_size=4,features={},depth=1,num_heads=3,mlp_features=24,mean=[0],std=[1])"
 SHORT = ("--config.num_steps=300", "--config.checkpoint_seconds=0")
 
 
@@ -158,6 +159,34 @@ def test_a_denoiser_learns_from_patches_and_takes_whole_images(tmp_path, capsys)
     wrong = [*arguments, "--config.data.image_size=12", f"--workdir={tmp_path / 'x'}"]
     assert train.command(wrong) == 2
     assert "crop=16, expected at most 12" in error_line(capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_weights_and_says_so(tmp_path, capsys):
+    small, wider = (f"--config.architecture={VIT.format(n)}" for n in (12, 24))
+    usual = [
+        *("--config=digits_classifier", small, "--config.num_steps=3"),
+        *("--config.batch_size=8", "--config.warmup_steps=0"),
+        *("--config.data.num_examples=64", "--config.stored_dtype=float32"),
+        *("--config.kept_checkpoints=0", "--cpu_devices=0"),
+    ]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train.command([*usual, f"--workdir={first}"]) == 0
+    begun = first / "digits_classifier.safetensors"
+    on = [*usual, f"--config.initial_weights={begun}", "--config.learning_rate=0"]
+    assert train.command([*on, f"--workdir={second}"]) == 0
+    ours, theirs = (load_file(d / "digits_classifier.safetensors") for d in (first, second))
+    trained = [name for name in ours if name.startswith("params")]
+    assert trained
+    for name in trained:  # nothing is learnt at a rate of 0
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6)
+    card = json.loads((second / "digits_classifier.json").read_text())["begun_from"]
+    assert card["images_seen"] == 24 and card["name"] == "digits_classifier"
+    assert card["sha256"] == weights.digest(begun)
+    capsys.readouterr()
+    other = [wider if argument == small else argument for argument in on]
+    assert train.command([*other, f"--workdir={tmp_path / 'x'}"]) == 2
+    assert "expected config.architecture" in error_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
