@@ -1,8 +1,8 @@
 """Typed configurations: what they hold, and how a name finds one.
 
 A config is one module in experiments/configs/ with a docstring (its first line is what
-`--list` shows) and `get_config()`, which returns a `RunConfig` or a `TrainConfig`. Fields
-that name registered things hold their specs as text.
+`--list` shows) and `get_config()`, which returns a `RunConfig`, a `TrainConfig` or a
+`PaperConfig`. Fields that name registered things hold their specs as text.
 """
 
 import ast
@@ -187,6 +187,51 @@ class TrainConfig:
     validation_steps: int = 0
     kept_checkpoints: int = 0
     checkpoint_seconds: int = 120
+    seed: int = 0
+
+
+@dataclass
+class PaperConfig:
+    """All that the numbers of a page of `experiments.paper` depend on, besides the code.
+
+    Attributes:
+      data: the examples, of which `num_examples` are taken; `jaxpure.data`.
+      denoiser: name of bundled weights, or path of a .safetensors file.
+      classifier: likewise.
+      purifier: what all sections but the sweeps are about.
+      ball: what the attack may do.
+      sweep: purifiers of the sweep over t_star and samplers.
+      checkpoints: weights of the same denoiser, from worse to better or in any order.
+      num_examples: images, the first of the set.
+      batch_size: images in a unit of work; at most `num_examples`.
+      num_steps: updates of PGD.
+      eot_samples: draws of the EOT attacks, at least 2.
+      judging_keys: draws that judge an image, at least twice `matrix_keys`.
+      matrix_keys: attack keys of the key matrix, at least 2.
+      cloud_images: images whose purifications are correlated; at most `num_examples`.
+      cloud: keys, and starts, of each of them; at least 4.
+      directions: of the compression rate.
+      path_steps: steps along which gradients are compared.
+      seed: of the root key, 0 to 2**32 - 1.
+    """
+
+    data: str = spec("data", "digits")
+    denoiser: str = "digits_denoiser"
+    classifier: str = "digits_classifier"
+    purifier: str = spec("purifier", "diffpure(t_star=50)")
+    ball: str = spec("ball", "linf(8/255)")
+    sweep: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    num_examples: int = 100
+    batch_size: int = 25
+    num_steps: int = 20
+    eot_samples: int = 15
+    judging_keys: int = 16
+    matrix_keys: int = 6
+    cloud_images: int = 20
+    cloud: int = 100
+    directions: int = 8
+    path_steps: int = 8
     seed: int = 0
 
 

@@ -1,7 +1,7 @@
 """Everything that goes by name in a config: python -m experiments.listing [KIND].
 
-Without a kind, the configs of runs and of training and the names of each kind; with one,
-its things with all their options and defaults.
+Without a kind, the configs of runs, of training and of pages, and the names of each kind;
+with one, its things with all their options and defaults.
 """
 
 import inspect
@@ -13,11 +13,17 @@ from experiments.arguments import Arguments
 from jaxpure import specs
 from jaxpure.errors import unknown
 
+KINDS = {
+    "run": configs.RunConfig,
+    "train": configs.TrainConfig,
+    "paper": configs.PaperConfig,
+}
+
 
 def names() -> str:
     """The configs with a line each, and the names of every kind."""
     lines = []
-    for title, kind in (("run", configs.RunConfig), ("train", configs.TrainConfig)):
+    for title, kind in KINDS.items():
         found = configs.names(kind)
         width = max(map(len, found))
         lines += [

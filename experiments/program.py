@@ -50,6 +50,7 @@ def launch(
     doc: str | None,
     flags: Iterable[Flag] = (),
     kind: type | None = None,
+    choose: Callable[[Arguments], Any] | None = None,
     takes_rest: bool = False,
 ) -> int:
     """Runs a program: arguments read, errors in a line, Ctrl-C resumable.
@@ -61,6 +62,8 @@ def launch(
       doc: what it does; the module's docstring.
       flags: its options, besides those that all programs with a config have.
       kind: of the config that it takes, if it takes one.
+      choose: the config that the arguments mean, before its overrides; by default the one
+        that --config names.
       takes_rest: whether it takes arguments that are no options.
 
     Returns:
@@ -83,9 +86,7 @@ def launch(
         if found.list:
             _list(kind)
             return 0
-        if found.config is None:
-            raise ArgumentError("--config=NAME is needed; --list shows the names")
-        config = overrides.apply(configs.by_name(found.config, kind), found.overrides)
+        config = overrides.apply((choose or _named(kind))(found), found.overrides)
         batch = _shared_batch(config)
         devices.use(found.cpu_devices, multiple_of=batch)
         prepare_jax(getattr(config, "compute_dtype", "float32"))
@@ -94,6 +95,17 @@ def launch(
         return fail(str(error))
     except OSError as error:
         return fail(_os_error(error))
+
+
+def _named(kind: type) -> Callable[[Arguments], Any]:
+    """The config of a kind that --config names."""
+
+    def choose(arguments: Arguments) -> Any:
+        if arguments.config is None:
+            raise ArgumentError("--config=NAME is needed; --list shows the names")
+        return configs.by_name(arguments.config, kind)
+
+    return choose
 
 
 def _shared_batch(config: Any) -> int | None:

@@ -105,11 +105,12 @@ def network_and_loss(
 
 
 def _initial_params(
-    config: configs.TrainConfig, architecture: models.Architecture, dataset: data.Dataset
+    config: configs.TrainConfig, architecture: Any, dataset: data.Dataset
 ) -> Any:
     """Of `initial_weights`, or new ones, with a first layer that the data give."""
     if config.initial_weights:
-        begun = weights.load(config.initial_weights, config.compute_dtype)
+        begun = weights.load(config.initial_weights)
+        begun = begun.replace(compute_dtype=config.compute_dtype)
         if begun.architecture != architecture:
             raise configs.ConfigError(
                 f"config.initial_weights={config.initial_weights} is a "

@@ -5,8 +5,11 @@ paper.html: for each of 17 relations the published number beside ours with its i
 and whether it held; each figure with its CSV beside it. Says first what it will cost. Kill
 it at any moment; the same command goes on where it was.
 
-    --quick              fewer images, and chains of ten steps: minutes on a CPU
-    --only=SECTION,...   some sections alone; what the others would say is left open
+    --data=NAME            the set's own config, NAME_paper; or a spec of any other set,
+                           with its networks, purifier and ball as --config.FIELD=VALUE
+    --quick                fewer images, and chains of ten steps: minutes on a CPU
+    --only=SECTION,...     some sections alone; what the others would say is left open
+    --config.FIELD=VALUE   another subject, or more of it, than the config's
 """
 
 import dataclasses
@@ -17,12 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments import cost, devices, interrupts, program, versions
-from experiments.arguments import SEED_LIMIT, ArgumentError, Arguments, Flag
-from experiments.paper import page
+from experiments import cost, devices, program, versions
+from experiments.arguments import Arguments, Flag
+from experiments.config import PaperConfig
+from experiments.paper import page, plans
 from experiments.paper.asks import Ask, ask
 from experiments.paper.measures import MEASURES
-from experiments.paper.plans import PLANS, plan
 from experiments.paper.relations import nothing
 from experiments.paper.sections import SECTIONS, Report
 from experiments.paper.study import Study
@@ -33,45 +36,21 @@ from jaxpure.evaluation import lock
 from jaxpure.files import clear_unfinished
 
 FLAGS = (
-    Flag("data", f"{', '.join(PLANS)}, or any other set as a spec, with its networks"),
+    Flag("data", "a set with a config of its own, or any other as a spec"),
     Flag("quick", "fewer images and shorter chains, for a first look", bool, False),
     Flag("only", f"sections, by comma: {', '.join(SECTIONS)}"),
-    Flag("workdir", "where measurements and the page go; chosen and printed if not given"),
-    Flag("num_examples", "images, the first of the test set", int, least=2),
-    Flag("purifier", "another purifier than the plan's, as a spec"),
-    Flag("ball", "what the attack may do, as a spec"),
-    Flag("sweep", "settings of the sweep, specs by semicolon"),
     Flag("checkpoints", "a folder of weights of the denoiser, from along its training"),
-    Flag("denoiser", "other weights than the plan's"),
-    Flag("classifier", "likewise"),
-    Flag("seed", "of the root key", int, 0, least=0, most=SEED_LIMIT - 1),
-    program.DATA_DIR,
-    program.CPU_DEVICES,
 )
 
 
-def main(arguments: Arguments, config: None) -> None:
+def main(arguments: Arguments, config: PaperConfig) -> None:
     """Measures, and writes the page."""
-    del config
-    if arguments.data is None:
-        raise ArgumentError(f"--data=NAME is needed; there are {', '.join(PLANS)}")
     chosen = _sections(arguments.only)
-    wanted = plan(
-        arguments.data,
-        arguments.quick,
-        arguments.num_examples,
-        denoiser=arguments.denoiser,
-        classifier=arguments.classifier,
-        purifier=arguments.purifier,
-        ball=arguments.ball,
-        sweep=program.pieces(arguments.sweep, ";"),
-        checkpoints=program.weights_in(arguments.checkpoints) or None,
-        seed=arguments.seed,
-    )
-    interrupts.say(interrupts.GOES_ON)
-    devices.use(arguments.cpu_devices)
-    program.prepare_jax()
-    of_data = specs.parse(arguments.data).name
+    if arguments.checkpoints:
+        found = program.weights_in(arguments.checkpoints)
+        config = dataclasses.replace(config, checkpoints=found)
+    wanted = plans.settled(config)
+    of_data = specs.parse(wanted.data).name
     quick = "-quick" if arguments.quick else ""
     workdir = program.folder(arguments.workdir or f"runs/paper-{of_data}{quick}")
     print(f"workdir: {workdir}", flush=True)
@@ -219,7 +198,15 @@ def _text(value: object) -> str:
 
 def command(argv: list[str]) -> int:
     """The program; returns its exit code."""
-    return program.launch(main, argv, name="paper", doc=__doc__, flags=FLAGS)
+    return program.launch(
+        main,
+        argv,
+        name="paper",
+        doc=__doc__,
+        flags=FLAGS,
+        kind=PaperConfig,
+        choose=plans.chosen,
+    )
 
 
 if __name__ == "__main__":

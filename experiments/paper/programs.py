@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from experiments.paper import plans
 from jaxpure.attacks import Pgd, search
 from jaxpure.defenses import PurifiedClassifier
 from jaxpure.dissect import compression, denoising, draws, geometry, thresholds
@@ -84,7 +85,7 @@ def attack(
     seen = PurifiedClassifier(
         build(GRADIENTS, gradient)(defense.purifier), defense.classifier
     )
-    pgd = Pgd(step_size=plan.step_size, num_steps=plan.num_steps, eot_samples=eot)
+    pgd = Pgd(step_size=plans.step_size(plan), num_steps=plan.num_steps, eot_samples=eot)
     return chunked(_attack, (pgd, seen, ball), rows, size, policy=policy)
 
 

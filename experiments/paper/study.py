@@ -17,8 +17,8 @@ from etils import epath
 
 from experiments import things, weights
 from experiments.build import load
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask
-from experiments.paper.plans import Plan
 from jaxpure.attacks import BALLS
 from jaxpure.data import Dataset
 from jaxpure.defenses import PurifiedClassifier
@@ -62,7 +62,7 @@ class Measure(NamedTuple):
 
     function: Callable[..., Arrays]
     cost: Callable[..., float]
-    examples: Callable[[Plan], int] = lambda plan: plan.num_examples
+    examples: Callable[[PaperConfig], int] = lambda plan: plan.num_examples
     version: int = 1
     looks_at_all: bool = False
     at_once: bool = False
@@ -80,7 +80,7 @@ class Study:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: PaperConfig,
         folder: epath.Path,
         measures: dict[str, Measure],
         data_dir: str | None = None,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments import arguments
+from experiments.arguments import Arguments
+from experiments.config import PaperConfig, by_name
 from experiments.paper import __main__ as program
 from experiments.paper import measures, page, plans
 from experiments.paper.asks import ask
@@ -26,18 +27,19 @@ from jaxpure.evaluation.statistics import wilson
 
 from . import commands
 
+QUICK = plans.quick(by_name("digits_paper", PaperConfig))
 N = 100
 KEYS, CLASSES = 8, 10
 # Networks that compile in no time, of the digits' shape.
 TINY = (
     "--data=digits",
     "--quick",
-    "--num_examples=4",
-    "--purifier=diffpure(t_star=2)",
-    "--sweep=diffpure(t_star=2);diffpure(t_star=3)",
-    "--denoiser=random:unet(image_size=8,in_channels=1,out_channels=1,channels=8,"
+    "--config.num_examples=4",
+    "--config.purifier=diffpure(t_star=2)",
+    "--config.sweep=[diffpure(t_star=2),diffpure(t_star=3)]",
+    "--config.denoiser=random:unet(image_size=8,in_channels=1,out_channels=1,channels=8,"
     "channel_mult=[1],num_res_blocks=1,attention_resolutions=[],num_groups=4)",
-    "--classifier=random:airnet(image_size=8,in_channels=1,num_classes=10,widths=[4],mean=[0.5],std=[0.5])",
+    "--config.classifier=random:airnet(image_size=8,in_channels=1,num_classes=10,widths=[4],mean=[0.5],std=[0.5])",
 )
 
 
@@ -45,7 +47,7 @@ class Fake(Study):
     """A study whose measurements are made up: what each says is known."""
 
     def __init__(self, robust=None, sweep=("diffpure(t_star=2)",), poison=None):
-        plan = plans.plan("digits", True, N, sweep=sweep)
+        plan = dataclasses.replace(QUICK, num_examples=N, sweep=sweep)
         super().__init__(plan, epath.Path("/nowhere"), measures.MEASURES)
         self.robust = {"fresh": 0.9, "replay": 0.1} if robust is None else robust
         self.poison = poison
@@ -202,7 +204,7 @@ class Checkpoints(Fake):
         return {"made": made, "real": random.normal(size=(n, CLASSES))}
 
 
-SWEEP = plans.PLANS["digits"].sweep[:12]
+SWEEP = by_name("digits_paper", PaperConfig).sweep[:12]
 
 
 @pytest.fixture(scope="module")
@@ -326,13 +328,25 @@ def test_what_did_not_hold_is_explained(reports, tmp_path):
 
 def test_other_sets_have_plans_of_their_own():
     given = {"denoiser": "d", "classifier": "c", "ball": "linf(0.1)"}
-    given["purifier"] = "diffpure(t_star=9)"
-    for is_quick in (True, False):
-        found = plans.plan("folder(x)", is_quick, 10, **given)
+    for quick in (True, False):
+        flags = {"data": "folder(x)", "quick": quick}
+        begun = dataclasses.replace(plans.chosen(Arguments(flags)), **given)
+        with pytest.raises(UserError, match="give --config.purifier too"):
+            plans.settled(begun)
+        begun.purifier = "diffpure(t_star=9)"
+        found = plans.settled(begun)
         assert (found.data, found.purifier) == ("folder(x)", "diffpure(t_star=9)")
-    del given["ball"], given["purifier"]
-    with pytest.raises(UserError, match="give --purifier and --ball too"):
-        plans.plan("folder(x)", False, **given)
+
+
+def test_a_set_of_data_means_its_config_and_overrides_come_last():
+    usual = by_name("digits_paper", PaperConfig)
+    assert plans.chosen(Arguments({"data": "digits", "quick": False})) == usual
+    named = Arguments({"data": None, "quick": True}, config="digits_paper")
+    assert plans.chosen(named) == QUICK != usual
+    small = plans.settled(dataclasses.replace(QUICK, num_examples=5))
+    assert (small.batch_size, small.cloud_images) == (5, 5)
+    assert plans.eps(QUICK) == pytest.approx(51 / 255)
+    assert plans.step_size(QUICK) == pytest.approx(2.5 * 51 / 255 / 10)
 
 
 def test_what_looks_at_all_images_is_of_these_images():
@@ -341,7 +355,7 @@ def test_what_looks_at_all_images_is_of_these_images():
     other = ask("clean", "diffpure(t_star=2)", "digits_denoiser")
     paths = {}
     for n in (32, 50):
-        plan = plans.plan("digits", True, n)
+        plan = dataclasses.replace(QUICK, num_examples=n)
         study = Study(plan, epath.Path("/nowhere"), measures.MEASURES)
         for a in (asked, other):
             paths[n, a.measure] = study.path(a, study.batches(a)[0])
@@ -463,7 +477,7 @@ def counting(plan, folder):
 
 
 def test_units_are_kept_and_damaged_ones_made_anew(tmp_path):
-    plan = plans.plan("digits", True, 10, batch_size=4)
+    plan = dataclasses.replace(QUICK, num_examples=10, batch_size=4)
     asked = ask("count", plan.purifier, plan.denoiser)
     study, taken = counting(plan, epath.Path(tmp_path))
     assert len(study.missing([asked])) == 3
@@ -481,7 +495,7 @@ def test_units_are_kept_and_damaged_ones_made_anew(tmp_path):
 
 
 def test_what_a_unit_depends_on_makes_it_another(tmp_path):
-    plan = plans.plan("digits", True, 4)
+    plan = dataclasses.replace(QUICK, num_examples=4, batch_size=4)
     study, taken = counting(plan, epath.Path(tmp_path))
     asked = ask("count", plan.purifier, plan.denoiser)
     study.all(asked)
@@ -518,22 +532,28 @@ def test_directions_are_split_by_the_data():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((), "--data=NAME is needed; there are digits, mnist, cifar10"),
+        ((), "--data=NAME or --config=NAME is needed.* cifar10, digits, mnist"),
+        (("--data=digits", "--config=digits_paper"), "one of them"),
+        (("--config=digits_pape",), "Did you mean 'digits_paper'"),
+        (("--config=digits_bpda_replay",), "unknown config"),
         (("--data=digts",), "unknown --data 'digts'; known: .* Did you mean 'digits'"),
         (("--data=digits", "--only=mask"), "unknown section 'mask'.* 'masking'"),
-        (("--data=digits", "--num_examples=1"), "--num_examples=1, expected .*at least 2"),
-        (("--data=digits", "--seed=-1"), "--seed=-1, expected .*0 to"),
-        (("--data=digits", "--purifier=difpure"), "unknown purifier 'difpure'"),
-        (("--data=digits", "--denoiser=nothing"), "nothing"),
+        (
+            ("--data=digits", "--config.num_examples=1"),
+            "config.num_examples=1, expected .*2",
+        ),
+        (("--data=digits", "--config.seed=-1"), "config.seed=-1, expected"),
+        (("--data=digits", "--config.matrix_keys=9"), "judging_keys=16, expected at least"),
+        (("--data=digits", "--config.purifier=difpure"), "unknown purifier 'difpure'"),
+        (("--data=digits", "--config.denoiser=nothing"), "nothing"),
         (("--data=digits", "--checkpoints=/none"), "holds no .safetensors files"),
-        (("--data=digits", "--only=sweep", "--sweep=diffpure(t=1)"), "diffpure"),
+        (("--data=digits", "--only=sweep", "--config.sweep=[diffpure(t=1)]"), "diffpure"),
         (("--data=digits", "extra"), "unexpected argument 'extra'"),
     ],
 )
-def test_bad_input(given, message, tmp_path):
-    argv = [*given, f"--workdir={tmp_path}", "--cpu_devices=0"]
-    with pytest.raises((UserError, arguments.ArgumentError), match=message):
-        program.main(arguments.parse(argv, program.FLAGS), None)
+def test_bad_input(given, message, tmp_path, capsys):
+    assert program.command([*given, f"--workdir={tmp_path}", "--cpu_devices=0"]) == 2
+    assert re.search(message, commands.error_line(capsys.readouterr().err))
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ import pytest
 from dissect.toys import gaussian_denoiser, gaussian_gain
 from etils import epath
 
+from experiments.config import PaperConfig, by_name
 from experiments.paper import __main__ as program
 from experiments.paper import measures, page, plans, study
 from experiments.paper.asks import ask
@@ -53,10 +54,10 @@ def made(tmp_path_factory):
     fake = types.SimpleNamespace(load=network, digest=lambda name: name)
     patch.setattr(study, "weights", fake)
     study._purifier.cache_clear(), study._digest.cache_clear()
-    plan = plans.plan(
-        "digits",
-        True,
-        6,
+    plan = dataclasses.replace(
+        plans.quick(by_name("digits_paper", PaperConfig)),
+        num_examples=6,
+        cloud_images=6,
         denoiser="denoiser",
         classifier="classifier",
         purifier=PURIFIER,

@@ -5,6 +5,7 @@ Each is `(study, ask, rows, **options) -> arrays` with a row an example, compose
 line here with what it costs.
 """
 
+from experiments.config import PaperConfig
 from experiments.paper.measures import (
     attacks,
     compression,
@@ -13,7 +14,6 @@ from experiments.paper.measures import (
     gradients,
     models,
 )
-from experiments.paper.plans import Plan
 from experiments.paper.study import Measure
 
 GRADIENT = 3  # purifications that a gradient through one costs, about
@@ -22,14 +22,19 @@ LOOKS = 29  # purifications of a critical threshold of the whole system
 
 
 def _attack_cost(
-    plan: Plan, policy: str, gradient: str = "exact", eot: int = 1, first=0, known: int = 1
+    plan: PaperConfig,
+    policy: str,
+    gradient: str = "exact",
+    eot: int = 1,
+    first=0,
+    known: int = 1,
 ) -> float:
     del first
     each = (GRADIENT if gradient == "exact" else 1) + (policy == "fresh")
     return (plan.num_steps + 1) * each * max(eot, known) + plan.judging_keys
 
 
-def _stability_cost(plan: Plan) -> float:
+def _stability_cost(plan: PaperConfig) -> float:
     rates = len(compression.RADII) * compression.STABLE_KEYS
     return rates * (plan.directions + 1) + SUBSPACE
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.paper import programs
+from experiments.paper import plans, programs
 from experiments.paper.asks import Ask
 from experiments.paper.measures import readings
 from experiments.paper.study import Arrays, Rows, Study
@@ -63,7 +63,7 @@ def thresholds(study: Study, ask: Ask, rows: Rows) -> Arrays:
     direction = found["exact"]["images"] - rows.images
     anchors = study.unit(ask.other("clean"), rows)["anchors"]
     size = rows.images[0].size
-    radius = study.plan.eps * (size**0.5 if study.ball.name == "linf" else 1)
+    radius = plans.eps(study.plan) * (size**0.5 if study.ball.name == "linf" else 1)
     given = (study.classifier, FARTHEST * radius, study.plan.batch_size)
     at_image = programs.threshold(*given, rows.images, direction)
     at_anchor = programs.threshold(*given, anchors, direction)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.paper import programs
+from experiments.paper import plans, programs
 from experiments.paper.asks import Ask
 from experiments.paper.measures import readings
 from experiments.paper.study import Arrays, Rows, Study
@@ -43,7 +43,7 @@ def gradients(study: Study, ask: Ask, rows: Rows) -> Arrays:
             cosines.setdefault(name, []).append(aligned.cosine)
         if signal is None:
             signal = jax.vmap(alignment.gradient_signal)(others)
-        moved = x + plan.step_size * jax.vmap(ball.direction)(true)
+        moved = x + plans.step_size(plan) * jax.vmap(ball.direction)(true)
         x = jax.vmap(ball.project)(moved, jnp.asarray(rows.images))
     assert signal is not None
     found = {name: np.stack(values, 1) for name, values in cosines.items()}

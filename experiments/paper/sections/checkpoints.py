@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments import dissect_figures as draw
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import Finding, Outcome, number
 from experiments.paper.sections.section import Figure, Report, Section, needs_path
 from experiments.paper.study import Study
@@ -21,7 +21,7 @@ QUALITIES = {"frechet": "samples", "error": "error"}
 RAW = "-raw"  # ends the names of weights that no average was taken of
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     if len(plan.checkpoints) < LEAST:
         return []
     return [

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 
 from experiments import dissect_figures as figures
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import Finding, above, both, number
 from experiments.paper.sections.section import Figure, Report, Section
 from experiments.paper.study import Study
@@ -37,7 +37,7 @@ DEFINITION = (
 )
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     of = partial(ask, purifier=plan.purifier, denoiser=plan.denoiser)
     replayed = {"policy": "replay"}
     return [

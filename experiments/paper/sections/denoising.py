@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 
 from experiments import dissect_figures as figures
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import Finding, both, number, positive
 from experiments.paper.sections.section import Figure, Report, Section, needs_path
 from experiments.paper.study import Study
@@ -17,7 +17,7 @@ KINDS = ("adversarial", "random")
 MEASURES = ("l2", "linf", "ssim", "along", "orthogonal", "paired", "margin")
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     replayed = {"policy": "replay", "gradient": "exact"}
     return [
         ask("attack", plan.purifier, plan.denoiser, **replayed),

@@ -3,8 +3,8 @@
 from functools import partial
 
 from experiments import dissect_figures as figures
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import Finding, above
 from experiments.paper.sections.section import Figure, Report, Section, needs_noise
 from experiments.paper.study import Study
@@ -18,7 +18,7 @@ from jaxpure.dissect.fuzzy import (
 LARGE = 0.2  # share of images that counts as a large part
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     attack = partial(ask, "attack", plan.purifier, plan.denoiser, gradient="exact")
     return [attack(policy="fresh"), attack(policy="replay")]
 

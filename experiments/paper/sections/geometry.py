@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from experiments import dissect_figures as figures
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import Finding, above, below, both, number
 from experiments.paper.sections.section import Figure, Report, Section, needs_noise
 from experiments.paper.study import Study
@@ -20,7 +20,7 @@ COMPONENTS = 10  # of the spectrum that are drawn
 PARTS = ("randomness", "input", "interaction")
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     return [ask("cloud", plan.purifier, plan.denoiser)]
 
 

@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 
 from experiments import dissect_figures as figures
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import (
     HELPS,
     OF_GAPS,
@@ -34,7 +34,7 @@ USED = {
 }
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     attack = partial(ask, "attack", plan.purifier, plan.denoiser)
     return [
         ask("clean", plan.purifier, plan.denoiser),
@@ -45,7 +45,7 @@ def asks(plan: Plan) -> list[Ask]:
     ]
 
 
-def _matrix(plan: Plan) -> list[Ask]:
+def _matrix(plan: PaperConfig) -> list[Ask]:
     """Replayed attacks under each key in turn, and under the first 2, 3, ... at once."""
     attack = partial(
         ask, "attack", plan.purifier, plan.denoiser, policy="replay", gradient="bpda"
@@ -173,7 +173,7 @@ def _replay(robust: dict, right: np.ndarray) -> Finding:
     return Finding(1, ours, outcome, sentence)
 
 
-def _eot(robust: dict, plan: Plan) -> Finding:
+def _eot(robust: dict, plan: PaperConfig) -> Finding:
     gap = paired_gap(robust["fresh", "bpda", 1], robust["fresh", "bpda", plan.eot_samples])
     sentence = (
         f"EOT 1 minus EOT {plan.eot_samples}, fresh BPDA; it held where the whole interval "

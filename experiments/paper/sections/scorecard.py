@@ -5,14 +5,14 @@ from functools import partial
 import numpy as np
 
 from experiments import dissect_figures as figures
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.sections.section import Figure, Report, Section
 from experiments.paper.study import Study
 from jaxpure.dissect.results import Result
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     return [ask("scorecard", plan.purifier, plan.denoiser)]
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import Finding
 from jaxpure.defenses import noise_parts
 from jaxpure.diffusion import Chain
@@ -54,7 +54,7 @@ class Section(NamedTuple):
 
     title: str
     relations: tuple[int, ...]
-    asks: Callable[[Plan], list[Ask]]
+    asks: Callable[[PaperConfig], list[Ask]]
     report: Callable[[Any], Report]
     refuses: Callable[[Any], str] = lambda purifier: ""
 

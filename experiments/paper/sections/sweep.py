@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 
 from experiments import dissect_figures as figures
+from experiments.config import PaperConfig
 from experiments.paper.asks import Ask, ask
-from experiments.paper.plans import Plan
 from experiments.paper.relations import OF_GAPS, Finding, above, below, number
 from experiments.paper.sections.section import Figure, Report, Section
 from experiments.paper.study import Study
@@ -25,7 +25,7 @@ MEASURES = {
 }
 
 
-def asks(plan: Plan) -> list[Ask]:
+def asks(plan: PaperConfig) -> list[Ask]:
     return [ask("sweep", setting, plan.denoiser) for setting in plan.sweep]
 
 

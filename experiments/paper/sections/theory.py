@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from experiments import dissect_figures as figures
-from experiments.paper.plans import Plan
+from experiments.config import PaperConfig
 from experiments.paper.sections.section import Figure, Report, Section
 from experiments.paper.study import Study
 from jaxpure.dissect.theory import cap_monte_carlo, monte_carlo, picture
@@ -19,7 +19,7 @@ CAP: dict[str, Any] = {
 PICTURE: dict[str, Any] = {"rho": 0.7, "sigma": 1.0, "eps": 1.5, "points": 31}
 
 
-def asks(plan: Plan) -> list:
+def asks(plan: PaperConfig) -> list:
     del plan
     return []
 
