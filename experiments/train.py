@@ -321,7 +321,7 @@ def _card(
         "weights": "last step" if name.endswith("-raw") else "exponential moving average",
         "result": result,
         **details,
-        **_commands(run, name),
+        **_commands(run, name, steps),
         "training": configs.as_dict(config)
         | {"data": configs.as_dict(config.data) | {"data_dir": ""}},
         "steps": steps,
@@ -347,12 +347,19 @@ def _begun_from(config: configs.TrainConfig) -> dict[str, Any]:
     return {"begun_from": {**told, "sha256": sha256, **earlier}}
 
 
-def _commands(run: _Run, name: str) -> dict[str, str]:
-    """What to type to train the network again, and to measure it."""
-    arguments = shlex.join(overrides.arguments_of(run.name, run.config))
-    made = {"made_by": f"python -m experiments.train {arguments}"}
-    of_data = run.config.data
-    if of_data.test_every or run.config.crop:  # no published set is its test split
+def _commands(run: _Run, name: str, steps: int) -> dict[str, str]:
+    """What to type to train the network again, and to measure it.
+
+    No command makes what a run was that is not at its end, where the rate falls by then.
+    """
+    config, made = run.config, {}
+    if config.rate_decay == "constant":
+        config = dataclasses.replace(config, num_steps=steps)
+    if config.num_steps == steps:
+        arguments = shlex.join(overrides.arguments_of(run.name, config))
+        made = {"made_by": f"python -m experiments.train {arguments}"}
+    of_data = config.data
+    if of_data.test_every or config.crop:  # no published set is its test split
         return made
     spec = of_data.name
     if of_data.image_size:

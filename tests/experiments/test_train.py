@@ -106,6 +106,25 @@ def test_fields_at_their_defaults_are_no_part_of_whose_a_state_is():
     assert train._changed(values, usual | {"data": values["data"]}) == {"a": 3}
 
 
+@pytest.mark.parametrize(
+    ("name", "steps", "made_by"),
+    [
+        ("cifar10_denoiser", 500, "--config=cifar10_denoiser --config.num_steps=500"),
+        ("cifar10_denoiser", 32_000, "--config=cifar10_denoiser"),
+        ("cifar10_mixer_classifier", 1950, "--config=cifar10_mixer_classifier"),
+        ("cifar10_mixer_classifier", 500, None),  # the rate falls until the end
+    ],
+)
+def test_a_card_has_the_command_that_makes_the_weights(name, steps, made_by):
+    config = configs.by_name(name, configs.TrainConfig)
+    digits = load_data(configs.DataConfig("digits", "train", 32), "train")
+    run = train._Run(config, name, None, digits, digits, None, None)
+    found = train._commands(run, name, steps)
+    wanted = made_by and f"python -m experiments.train {made_by}"
+    assert found.get("made_by") == wanted
+    assert found["measured_by"].endswith(f"--check {name}.safetensors --data=cifar10")
+
+
 def photographs(folder, n=20, size=24):
     """A folder of two classes of noise."""
     for i in range(n):
