@@ -15,4 +15,5 @@ def get_config() -> PaperConfig:
         purifier="diffpure(t_star=50)",
         ball="linf(51/255)",
         sweep=(*pairs((10, 25, 50, 75, 100, 150)), *FEW_STEPS),
+        batch_size=10,
     )
