@@ -12,11 +12,13 @@ products, and its arithmetic takes six times as long, which the compiler's count
 
 import functools
 import importlib.util
+import math
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,7 +151,8 @@ def compiled_for(
     shapes = jax.tree.map(lambda a: a.update(sharding=one), shapes)
     lowered = jax.jit(function).lower(*shapes)
     started = time.monotonic()
-    compiled = lowered.compile()
+    with _nothing_kept():
+        compiled = lowered.compile()
     return compiled, time.monotonic() - started
 
 
@@ -169,6 +172,18 @@ def cost(compiled: jax.stages.Compiled, chip: Chip, dtype: str) -> Cost:
     peak = sizes.argument_size_in_bytes + results + sizes.temp_size_in_bytes + code
     arithmetic = PASSES[dtype] * flop / chip.flops
     return Cost(flop, bytes_moved, peak, code, arithmetic, bytes_moved / chip.bandwidth)
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Compiled programs stay out of JAX's cache on disk: these are priced and never run."""
+    least = "jax_persistent_cache_min_compile_time_secs"
+    usual = jax.config.values[least]
+    jax.config.update(least, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(least, usual)
 
 
 @functools.cache

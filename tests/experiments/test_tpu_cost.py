@@ -101,6 +101,23 @@ def test_a_product_is_compiled_for_a_chip_that_is_not_here(chip):
     assert 0 < cost.efficiency <= 1
 
 
+def test_a_program_that_is_only_priced_is_not_kept(monkeypatch):
+    kept = []
+    monkeypatch.setattr(
+        "jax._src.compilation_cache.put_executable_and_time", lambda *a: kept.append(a[1])
+    )
+    least = "jax_persistent_cache_min_compile_time_secs"
+    usual, shapes = jax.config.values[least], product(3, 5, 7)
+    try:
+        jax.config.update(least, 0.0)
+        tpu_cost.compiled_for(jax.devices()[0], lambda a, b: a @ b, *shapes)
+        assert kept == [] and jax.config.values[least] == 0.0
+        jax.jit(lambda a, b: a @ b + 1).lower(*shapes).compile()
+        assert len(kept) == 1
+    finally:
+        jax.config.update(least, usual)
+
+
 @pytest.mark.parametrize("name", tpu.PROGRAMS)
 def test_programs_are_traced_for_a_batch(monkeypatch, name):
     small = models.UNet(channels=8, channel_mult=(1,), num_res_blocks=1, num_groups=4)
