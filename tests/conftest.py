@@ -1,5 +1,6 @@
 """Strict JAX for every test: 8 simulated devices, no silent promotion, no key reuse."""
 
+import gc
 import pathlib
 import re
 import tempfile
@@ -18,6 +19,7 @@ jax.config.update(
 # Most programs of the tests compile in less than the second above which JAX keeps them.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
+MAPPINGS = pathlib.Path("/proc/self/maps")
 TESTS = pathlib.Path(__file__).parent
 GOLDEN = TESTS / "golden"
 
@@ -30,6 +32,19 @@ def pytest_collection_modifyitems(items):
         listed = any(re.search(pattern, item.name) for pattern in patterns)
         if listed and not item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_compiled_programs():
+    """Programs of earlier files go before a process has as many mappings as Linux allows.
+
+    Each compiled program of a CPU is mapped in pieces, and at 65,530 mappings (the usual
+    vm.max_map_count) LLVM ends the process with a segmentation fault.
+    """
+    yield
+    if MAPPINGS.exists() and len(MAPPINGS.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
