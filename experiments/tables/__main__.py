@@ -15,6 +15,7 @@ any moment; the same command goes on where it was, and the page shows what there
 
 import sys
 
+import jax
 from etils import epath
 
 from experiments import arguments as cli_arguments
@@ -122,6 +123,9 @@ def _run_one(argv: list[str]) -> None:
     known = (*run.FLAGS, *program.CONFIG_FLAGS)
     given = cli_arguments.parse(argv, known, takes_config=True)
     config = configs.by_name(str(given.config), RunConfig)
+    # The programs of some thirty runs are more mappings than Linux allows a process, and
+    # compiling the next one would end it. What the run needs of them is on disk.
+    jax.clear_caches()
     run.main(given, overrides.apply(config, given.overrides))
 
 
