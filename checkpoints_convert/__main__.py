@@ -4,6 +4,7 @@ python -m checkpoints_convert --list
 python -m checkpoints_convert SOURCE OUT [--family NAME] [--set field=value ...]
 python -m checkpoints_convert --check OUT [--data cifar10]
 python -m checkpoints_convert --check OUT --data cifar10 --classifier NAME --t_star 50,100
+python -m checkpoints_convert --check OUT --data cifar10 --ball 'linf(8/255)'
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 from typing import NoReturn
 
 from checkpoints_convert import published
-from checkpoints_convert.conversion import check, convert, note, purified
+from checkpoints_convert.conversion import check, convert, note, purified, robust
 from checkpoints_convert.families import FAMILIES
 from jaxpure.errors import UserError
 
@@ -56,6 +57,11 @@ def main(argv: list[str] | None = None) -> None:
         help="of DiffPure, with --classifier",
     )
     parser.add_argument(
+        "--ball",
+        metavar="SPEC",
+        help="with --data: what AutoAttack leaves in it to a classifier",
+    )
+    parser.add_argument(
         "--write", action="store_true", help="adds what was measured to the card"
     )
     try:
@@ -84,8 +90,11 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     path, dataset = args.check, args.data
-    if args.classifier and not dataset:
-        raise UserError("--classifier is of a data set: give --data too")
+    for flag in ("classifier", "ball"):
+        if getattr(args, flag) and not dataset:
+            raise UserError(f"--{flag} is of a data set: give --data too")
+    if args.classifier and args.ball:
+        raise UserError("--classifier is of denoisers and --ball of classifiers: give one")
     if args.write and not dataset:
         raise UserError("--write notes what was measured on --data: give that too")
     card = check(path, dataset)
@@ -110,6 +119,14 @@ def _check(args: argparse.Namespace) -> None:
             )
         if args.write:
             note(path, {"purified": found | {"measured_by": _command(args)}})
+    elif args.ball and dataset:
+        found = robust(path, dataset, args.ball)
+        print(
+            f"{100 * found['accuracy']:.1f}% of the first {found['num_examples']:,} under "
+            f"{found['attack']} in {args.ball}"
+        )
+        if args.write:
+            note(path, {"robust": found | {"measured_by": _command(args)}})
     elif args.write:
         names = ("accuracy", "loss", "loss_by_timestep", "num_examples")
         found = {name: card[name] for name in names if name in card}
@@ -128,6 +145,8 @@ def _command(args: argparse.Namespace) -> str:
     given = ["--check", name, f"--data={args.data}"]
     if args.classifier:
         given += [f"--classifier={args.classifier}", f"--t_star={args.t_star}"]
+    if args.ball:
+        given += [f"--ball={args.ball}"]
     return f"python -m checkpoints_convert {shlex.join(given)}"
 
 

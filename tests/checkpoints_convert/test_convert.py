@@ -450,6 +450,35 @@ def test_what_is_right_after_purification_is_written_on_the_card(tmp_path, capsy
         conversion.purified("digits_classifier", "digits", "digits_classifier", [1])
 
 
+def test_what_an_attack_leaves_is_written_on_the_card(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(conversion.measure, "HELD_OUT", 12)
+    monkeypatch.setattr(conversion, "ROBUST_AGAINST", "pgd(num_steps=5,step_size=0.2)")
+    path = copied("digits_classifier", tmp_path)
+    argv = ["--check", str(path), "--data=digits", "--write"]
+    main([*argv, "--ball=linf(128/255)"])
+    told = weights.card(path)["robust"]
+    command = "python -m checkpoints_convert --check digits_classifier.safetensors "
+    assert told == {
+        "attack": "pgd(num_steps=5,step_size=0.2)",
+        "ball": "linf(128/255)",
+        "num_examples": 12,
+        "accuracy": 0.0,
+        "measured_by": f"{command}--data=digits '--ball=linf(128/255)'",
+    }
+    assert "0.0% of the first 12 under pgd" in capsys.readouterr().out
+    main([*argv, "--ball=linf(0.0001)"])
+    assert weights.card(path)["robust"]["accuracy"] == 1
+    with pytest.raises(weights.WeightsError, match="not a classifier of images"):
+        conversion.robust("digits_denoiser", "digits", "linf(0.1)")
+    for wrong in (
+        ["--ball=linf(0.1)"],
+        ["--data=digits", "--ball=linf(1)", "--classifier=x"],
+    ):
+        with pytest.raises(SystemExit):
+            main(["--check", str(path), *wrong])
+        assert "error: --" in capsys.readouterr().err
+
+
 def test_what_cannot_be_measured_is_told(tmp_path):
     config = models.GuidedUNet(
         image_size=8,
