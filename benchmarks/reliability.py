@@ -137,8 +137,8 @@ PAPER_ARGUMENTS = (
     "--data=digits",
     "--quick",
     "--only=fuzzy,denoising",
-    "--num_examples=6",
-    "--purifier=diffpure(t_star=10,step_rule=ddim(num_steps=2))",
+    "--config.num_examples=6",
+    "--config.purifier=diffpure(t_star=10,step_rule=ddim(num_steps=2))",
     "--cpu_devices=1",
 )
 PROGRAMS = (

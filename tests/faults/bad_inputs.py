@@ -374,7 +374,7 @@ def conversions() -> Iterator[Bad]:
         (("--check", "nowhere.safetensors"), "nowhere.safetensors"),
         (("--check", "digits_classifier", "--data", "nosuch"), "nosuch"),
         (("--check", "digits_denoiser", "--classifier", "digits_classifier"), "--data"),
-        (("--check", "digits_denoiser", "--write"), "--classifier"),
+        (("--check", "digits_denoiser", "--write"), "--data"),
         (("http://example.org/x.pt", "out.safetensors"), "example.org"),
         (("nowhere.pt", "out.safetensors", "--family", "nosuch"), "nowhere.pt"),
         (("nowhere.pt", "out.safetensors", "--set"), "--set"),
