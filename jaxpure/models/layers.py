@@ -453,7 +453,17 @@ def normalise(
     """Images `(..., C)` less `mean`, over `std`, then in the dtype to compute in.
 
     Input that is wider than float32 keeps its dtype.
+
+    Raises:
+      UserError: `mean` or `std` is neither one number nor one a channel.
     """
+    channels = x.shape[-1]
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise UserError(
+                f"{name} has {len(values)} numbers and the images {channels} channels: "
+                f"give the architecture {name}=[...], one number or one a channel"
+            )
     lead = (1,) * (x.ndim - 1) + (-1,)
     x = (x - jnp.asarray(mean, x.dtype).reshape(lead)) / jnp.asarray(std, x.dtype).reshape(
         lead

@@ -13,6 +13,7 @@ from filling import normal
 from flax import nnx
 from jax.test_util import check_grads
 
+from jaxpure.errors import UserError
 from jaxpure.models import bilinear, depthwise, layers
 
 SAME = ((1, 1), (1, 1))
@@ -514,3 +515,13 @@ def test_timestep_embedding_of_integers_is_that_of_floats():
     np.testing.assert_array_equal(
         layers.timestep_embedding(t, 8), layers.timestep_embedding(t.astype(float), 8)
     )
+
+
+def test_means_of_other_channels_are_told():
+    """Grey less three means would be three channels, which the next layer trips over."""
+    grey, colour = jnp.ones((4, 4, 1)), jnp.ones((4, 4, 3))
+    assert layers.normalise(colour, (0.5,), (0.25,), "float32").max() == 2
+    with pytest.raises(UserError, match=r"mean has 3 numbers and the images 1 channels"):
+        layers.normalise(grey, (0.5, 0.5, 0.5), (1.0,), "float32")
+    with pytest.raises(UserError, match=r"std has 2 numbers .* std=\[...\]"):
+        layers.normalise(colour, (0.5,), (1.0, 1.0), "float32")
