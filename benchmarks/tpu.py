@@ -18,6 +18,7 @@ largest that fits into the chip's memory, to an eighth.
 """
 
 import argparse
+import dataclasses
 import importlib.metadata
 import itertools
 import json
@@ -72,6 +73,13 @@ def gradient(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
     return Program(dry_run.differentiate, (setup.defense, *dry_run.batch_of(shape)))
 
 
+def gradient_products(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
+    """The gradient that keeps of each step what convolutions and matrices made."""
+    kept = dataclasses.replace(setup.defense.purifier, remat="products")
+    defense = dataclasses.replace(setup.defense, purifier=kept)
+    return Program(dry_run.differentiate, (defense, *dry_run.batch_of(shape)))
+
+
 def bpda(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
     *search, _, slots, _ = engine(setup, shape, where).arguments
 
@@ -88,7 +96,13 @@ def engine(setup: Setup, shape: tuple[int, ...], where: Any) -> Program:
     return Program(advance, dry_run.step_of(search, shape))
 
 
-PROGRAMS = {"forward": forward, "gradient": gradient, "bpda": bpda, "engine": engine}
+PROGRAMS = {
+    "forward": forward,
+    "gradient": gradient,
+    "gradient_products": gradient_products,
+    "bpda": bpda,
+    "engine": engine,
+}
 
 
 class Row(NamedTuple):
