@@ -35,6 +35,8 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 5,
     "figure.dpi": 180,
     "svg.fonttype": "none",
+    # A browser's letters are wider than those that the layout was made with.
+    "figure.constrained_layout.w_pad": 0.12,
     "svg.hashsalt": "jaxpure",  # the same numbers give the same file
 }
 MAX_MARKS = 12  # markers on a curve, whatever its number of points
