@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxpure.errors import UserError
@@ -459,9 +460,9 @@ def normalise(
     """
     channels = x.shape[-1]
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
+        if np.size(values) not in (1, channels):
             raise UserError(
-                f"{name} has {len(values)} numbers and the images {channels} channels: "
+                f"{name} has {np.size(values)} numbers and the images {channels} channels: "
                 f"give the architecture {name}=[...], one number or one a channel"
             )
     lead = (1,) * (x.ndim - 1) + (-1,)

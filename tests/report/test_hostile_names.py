@@ -34,9 +34,9 @@ from experiments import (
     versions,
 )
 from experiments import weights as named_weights
+from experiments.config import PaperConfig, by_name
 from experiments.paper import __main__ as paper
 from experiments.paper import page as paper_page
-from experiments.paper import plans
 from experiments.paper.sections import SECTIONS, Figure
 from experiments.tables import page as tables_of
 from experiments.tables import rows
@@ -299,7 +299,7 @@ def test_no_text_changes_the_tags_of_a_trainings_page(tmp_path, task, what):
 
 def papers_report(folder, monkeypatch, text="") -> str:
     """The page of the papers; `text` in place of all that it could be told."""
-    plan, section = plans.PLANS["digits"], next(iter(SECTIONS))
+    plan, section = by_name("digits_paper", PaperConfig), next(iter(SECTIONS))
     fields = {**dataclasses.asdict(plan), "checkpoints": ("a.safetensors",)}
     if text:
         fields = all_replaced(fields, text)
@@ -310,7 +310,7 @@ def papers_report(folder, monkeypatch, text="") -> str:
     dataset = data.from_arrays(
         np.zeros((2, 8, 8, 1), np.float32), [0, 1], name=text or "digits"
     )
-    study: Any = SimpleNamespace(plan=plans.Plan(**fields), dataset=dataset)
+    study: Any = SimpleNamespace(plan=PaperConfig(**fields), dataset=dataset)
     why = text or "a checkpoint is damaged"
     failed = dict.fromkeys(SECTIONS, why)  # as an error says it, with the files' names
     reports = {
