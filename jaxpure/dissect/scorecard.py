@@ -283,38 +283,18 @@ def scorecard(
         raise UserError(
             f"the scorecard moves pixels in a ball of Linf, L2 or L1, and not in {ball}"
         )
-    step = 2.5 * ball.eps / num_steps if step_size is None else step_size
-    largest = ball.largest(examples.image_shape)
-    doubled = min(2 * ball.eps, largest)
-
-    def pgd(steps: int = num_steps, scale: float = 1.0, eot: int = 1) -> Pgd:
-        return Pgd(step_size=scale * step, num_steps=steps, eot_samples=eot)
-
-    few = max(num_steps // eot_samples, 1)
-    many = few * eot_samples  # as many gradients, of one draw each
-    replay: dict[str, Any] = {"policy": "replay"}
-    fresh: dict[str, Any] = {"policy": "fresh"}
-    wider = {"ball": dataclasses.replace(ball, eps=doubled)}
-    unbounded = {"ball": dataclasses.replace(ball, eps=largest)}
-    # One step goes as far as the ball does, from the image itself (FGSM).
-    once = Pgd(step_size=ball.eps, num_steps=1, random_start=False)
-    options: dict[str, tuple[Any, dict[str, Any]]] = {
-        "plain": (pgd(), replay),
-        "bpda": (pgd(), replay | {"gradient": "bpda"}),
-        "fresh": (pgd(), fresh),
-        "fresh_eot": (pgd(eot=eot_samples), fresh),
-        "fresh_eot_few": (pgd(few, num_steps / few, eot_samples), fresh),
-        "fresh_many": (pgd(many, num_steps / many), fresh),
-        "one_step": (once, replay),
-        "more_steps": (pgd(4 * num_steps), replay),
-        "wider": (pgd(scale=doubled / ball.eps), replay | wider),
-        "unbounded": (pgd(scale=largest / ball.eps), replay | unbounded),
-        "queries": (Square(num_queries=queries), replay),
-        "transfer": (pgd(), fresh | {"gradient": "transfer(identity)"}),
-    }
+    effort = _Effort(
+        ball,
+        num_steps,
+        2.5 * ball.eps / num_steps if step_size is None else step_size,
+        eot_samples,
+        queries,
+        largest=ball.largest(examples.image_shape),
+    )
+    attacks = _attacks(effort)
 
     def make(name: str) -> Evaluation:
-        attack, further = options[name]
+        attack, further = attacks[name]
         usual = {"ball": ball, "key": key, "judging_keys": judging_keys}
         usual |= {"batch_size": batch_size, "progress": progress}
         place = None if folder is None else epath.Path(folder) / name
@@ -322,7 +302,105 @@ def scorecard(
 
     tries = Attempts(make, {}, tolerance)
     left_out = _left_out(defense)
-    makers: dict[str, Callable[[str], Line]] = {
+
+    def rises(name: str) -> Line:
+        return _rises(name, defense, examples, ball, key, batch_size)
+
+    makers = _makers(effort, tries, rises)
+    for name in checks or ():
+        check_in("check", name, makers)
+    wanted = [n for n in makers if checks is None or n in checks]
+    lines = tuple(makers[n](n) for n in wanted if n not in left_out)
+    left_out = {n: why for n, why in left_out.items() if n in wanted}
+    about = {
+        "images": len(examples),
+        "data": examples.name,
+        "ball": str(ball),
+        "attack": f"pgd(step_size={effort.step_size:.4g},num_steps={num_steps})",
+        "robust accuracy": str(wilson(tries.robust("plain"))),
+        "tolerance": tolerance,
+    }
+    return Scorecard(lines, left_out, about)
+
+
+class _Effort(NamedTuple):
+    """How hard the attacks try.
+
+    Attributes:
+      ball: what the plain attack may do.
+      num_steps: of the plain attack.
+      step_size: of its steps.
+      eot_samples: draws of the EOT attacks.
+      queries: of the attack without gradients.
+      largest: the radius from which every image is within reach.
+    """
+
+    ball: Any
+    num_steps: int
+    step_size: float
+    eot_samples: int
+    queries: int
+    largest: float
+
+    @property
+    def doubled(self) -> float:
+        """Twice the radius, or the largest."""
+        return min(2 * self.ball.eps, self.largest)
+
+    @property
+    def few(self) -> int:
+        """Steps of EOT at about the cost of the plain attack."""
+        return max(self.num_steps // self.eot_samples, 1)
+
+    @property
+    def many(self) -> int:
+        """Steps of one draw each that take as many gradients as those."""
+        return self.few * self.eot_samples
+
+
+def _attacks(effort: _Effort) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Each attempt's attack, and its options of `evaluate`."""
+    ball, steps, few, many = effort.ball, effort.num_steps, effort.few, effort.many
+
+    def pgd(num_steps: int = steps, scale: float = 1.0, eot: int = 1) -> Pgd:
+        size = scale * effort.step_size
+        return Pgd(step_size=size, num_steps=num_steps, eot_samples=eot)
+
+    def within(radius: float) -> dict[str, Any]:
+        return {"ball": dataclasses.replace(ball, eps=radius)}
+
+    replay: dict[str, Any] = {"policy": "replay"}
+    fresh: dict[str, Any] = {"policy": "fresh"}
+    # One step goes as far as the ball does, from the image itself (FGSM).
+    once = Pgd(step_size=ball.eps, num_steps=1, random_start=False)
+    wider, widest = effort.doubled, effort.largest
+    return {
+        "plain": (pgd(), replay),
+        "bpda": (pgd(), replay | {"gradient": "bpda"}),
+        "fresh": (pgd(), fresh),
+        "fresh_eot": (pgd(eot=effort.eot_samples), fresh),
+        "fresh_eot_few": (pgd(few, steps / few, effort.eot_samples), fresh),
+        "fresh_many": (pgd(many, steps / many), fresh),
+        "one_step": (once, replay),
+        "more_steps": (pgd(4 * steps), replay),
+        "wider": (pgd(scale=wider / ball.eps), replay | within(wider)),
+        "unbounded": (pgd(scale=widest / ball.eps), replay | within(widest)),
+        "queries": (Square(num_queries=effort.queries), replay),
+        "transfer": (pgd(), fresh | {"gradient": "transfer(identity)"}),
+    }
+
+
+def _makers(
+    effort: _Effort, tries: Attempts, rises: Callable[[str], Line]
+) -> dict[str, Callable[[str], Line]]:
+    """What makes each line, by its name, which it is given."""
+    steps, draws, few, many = (
+        effort.num_steps,
+        effort.eot_samples,
+        effort.few,
+        effort.many,
+    )
+    return {
         "replay gap": lambda name: tries.more(
             name,
             "fresh - replay, EOT 1",
@@ -332,14 +410,14 @@ def scorecard(
         ),
         "EOT against replay": lambda name: tries.more(
             name,
-            f"fresh EOT {eot_samples} - replay",
+            f"fresh EOT {draws} - replay",
             "fresh_eot",
             "plain",
             f"{CARLINI}: ensemble over randomness (EOT) for a randomized defense",
         ),
         "EOT": lambda name: tries.averaging(
             name,
-            f"fresh EOT 1 - fresh EOT {eot_samples}",
+            f"fresh EOT 1 - fresh EOT {draws}",
             "fresh",
             "fresh_eot",
             "plain",
@@ -347,9 +425,9 @@ def scorecard(
         ),
         "steps or draws": lambda name: tries.more(
             name,
-            f"EOT {eot_samples} x {few} steps - EOT 1 x {many}",
+            f"EOT {draws} x {few} steps - EOT 1 x {many}",
             "fresh_eot_few",
-            "fresh" if many == num_steps else "fresh_many",
+            "fresh" if many == steps else "fresh_many",
             "Gao et al. 2022: EOT and steps at equal cost",
         ),
         "BPDA": lambda name: tries.more(
@@ -361,21 +439,21 @@ def scorecard(
         ),
         "one step": lambda name: tries.more(
             name,
-            f"{num_steps} steps - 1 step",
+            f"{steps} steps - 1 step",
             "plain",
             "one_step",
             f"{ATHALYE}: one-step attacks beat iterative ones",
         ),
         "more steps": lambda name: tries.more(
             name,
-            f"{num_steps} steps - {4 * num_steps} steps",
+            f"{steps} steps - {4 * steps} steps",
             "plain",
             "more_steps",
             f"{CARLINI}: attacks have converged",
         ),
         "larger eps": lambda name: tries.falls(
             name,
-            f"eps - {doubled / ball.eps:.3g} eps",
+            f"eps - {effort.doubled / effort.ball.eps:.3g} eps",
             "plain",
             "wider",
             f"{ATHALYE}: a larger bound does not help the attack",
@@ -388,7 +466,7 @@ def scorecard(
         ),
         "queries": lambda name: tries.more(
             name,
-            f"gradients - Square, {queries} queries",
+            f"gradients - Square, {effort.queries} queries",
             "plain",
             "queries",
             f"{ATHALYE}: black-box attacks beat white-box ones",
@@ -400,9 +478,7 @@ def scorecard(
             "transfer",
             f"{CARLINI}: transfer from a similar model",
         ),
-        "loss along gradient": lambda name: _rises(
-            name, defense, examples, ball, key, batch_size
-        ),
+        "loss along gradient": rises,
         "usable gradients": lambda name: tries.rare(
             name,
             "images with a gradient zero or not finite",
@@ -410,20 +486,6 @@ def scorecard(
             f"{ATHALYE}: gradients that vanish, explode or do not exist",
         ),
     }
-    for name in checks or ():
-        check_in("check", name, makers)
-    wanted = [n for n in makers if checks is None or n in checks]
-    lines = tuple(makers[n](n) for n in wanted if n not in left_out)
-    left_out = {n: why for n, why in left_out.items() if n in wanted}
-    about = {
-        "images": len(examples),
-        "data": examples.name,
-        "ball": str(ball),
-        "attack": f"pgd(step_size={step:.4g},num_steps={num_steps})",
-        "robust accuracy": str(wilson(tries.robust("plain"))),
-        "tolerance": tolerance,
-    }
-    return Scorecard(lines, left_out, about)
 
 
 def _left_out(defense: Any) -> dict[str, str]:
