@@ -32,10 +32,11 @@ Class = TypeVar("Class", bound=type)
 T = TypeVar("T")
 
 
-_STATIC = "static"
+_STATIC, _UNRECORDED = "static", "unrecorded"
 
 Static = Annotated[T, _STATIC]
-_UNRECORDED = "unrecorded"
+"""The type of a field that is part of the structure: hashable, and compiled for."""
+
 Unrecorded = Annotated[T, _STATIC, _UNRECORDED]
 """A static field that changes no value: no part of what an evaluation is."""
 
@@ -52,9 +53,6 @@ class _Values(tuple):
 
     def __repr__(self) -> str:
         return repr(tuple(self[: self.shown]))
-
-
-"""The type of a field that is part of the structure: hashable, and compiled for."""
 
 
 def derived(*, init: Literal[False] = False) -> Any:
