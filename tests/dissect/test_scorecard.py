@@ -10,6 +10,7 @@ import pytest
 from evaluation.toys import examples
 
 from jaxpure import data, dissect
+from jaxpure.attacks import Linf
 from jaxpure.defenses import PurifiedClassifier
 from jaxpure.dissect import Scorecard
 from jaxpure.errors import UserError
@@ -236,3 +237,24 @@ def test_no_image_that_was_right_is_undecided():
 def test_bad_input(options, message):
     with pytest.raises(UserError, match=message):
         card(Nothing(), **options)
+
+
+def test_attacks_are_what_the_lines_say():
+    """Radii, lengths of steps and gradients of the attempts that lines compare."""
+    module = sys.modules["jaxpure.dissect.scorecard"]
+    ball = Linf(0.1)
+    effort = module._Effort(ball, 20, 0.0125, 8, 500, largest=1.0)
+    attacks = module._attacks(effort)
+    radii = {name: options.get("ball", ball).eps for name, (_, options) in attacks.items()}
+    assert radii.pop("wider") == 0.2 and radii.pop("unbounded") == 1.0
+    assert set(radii.values()) == {0.1}
+    reach = {
+        name: attack.num_steps * attack.step_size / options.get("ball", ball).eps
+        for name, (attack, options) in attacks.items()
+        if name not in ("queries", "one_step", "more_steps")
+    }
+    assert all(far == pytest.approx(2.5) for far in reach.values())
+    few, many = attacks["fresh_eot_few"][0], attacks["fresh_many"][0]
+    assert few.num_steps * few.eot_samples == many.num_steps * many.eot_samples == 16
+    assert attacks["one_step"][0].step_size == 0.1
+    assert module._Effort(ball, 20, 0.01, 8, 500, largest=0.15).doubled == 0.15

@@ -10,6 +10,7 @@ import pytest
 from experiments import arguments, overrides, program, run
 from experiments import config as configs
 from experiments.config import RunConfig
+from experiments.tables import __main__ as tables
 from experiments.tables import page, rows
 from experiments.tables.__main__ import command
 from jaxpure.attacks import BALLS
@@ -184,3 +185,13 @@ def test_it_runs_what_is_missing_and_writes_the_page(tmp_path, monkeypatch, caps
     assert command(argv) == 0
     assert "6 runs, 4 of them done" in capsys.readouterr().out
     assert len(list(workdir.glob("digits_bpda_replay-*"))) == 4
+
+
+def test_no_run_begins_with_the_programs_of_the_one_before(monkeypatch):
+    """Some thirty runs of them are more mappings than Linux allows a process."""
+    found = []
+    monkeypatch.setattr(tables.jax, "clear_caches", lambda: found.append("cleared"))
+    monkeypatch.setattr(tables.run, "main", lambda *_: found.append("run"))
+    for _ in range(2):
+        tables._run_one(["--config=digits_bpda_replay"])
+    assert found == ["cleared", "run"] * 2
