@@ -123,7 +123,7 @@ def test_replay_finds_more_and_attacks_stay_in_the_ball(taken):
     for policy in ("fresh", "replay"):
         found = of(taken, "attack", policy=policy, gradient="exact")
         change = np.abs(found["images"] - taken.dataset.floats())
-        assert change.max() <= plan.eps * (1 + 1e-5)
+        assert change.max() <= plans.eps(plan) * (1 + 1e-5)
         fates[policy] = correct(found["logits"], labels)[:, 0].sum()
     assert fates["replay"] <= fates["fresh"]
 
@@ -149,7 +149,7 @@ def test_thresholds_are_where_the_class_changes(taken):
 
         s = found["at_image"][i]
         assert classes(0.98 * s) == classes(0)
-        if s < measures.compression.FARTHEST * taken.plan.eps * 8 * 0.999:
+        if s < measures.compression.FARTHEST * plans.eps(taken.plan) * 8 * 0.999:
             assert classes(1.02 * s) != classes(0)
 
 
@@ -179,7 +179,7 @@ def test_a_systems_threshold_is_where_its_class_changes(taken):
         with jax.debug_key_reuse(False):
             own, before, after = (int(np.argmax(defense(key, x))) for x in places)
         assert own == before
-        if s < measures.compression.FARTHEST * taken.plan.eps * 8 * 0.999:
+        if s < measures.compression.FARTHEST * plans.eps(taken.plan) * 8 * 0.999:
             assert after != own
 
 
